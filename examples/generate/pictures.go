@@ -8,16 +8,16 @@ func mushroom() *canvas {
 	stalk := blob(point{214, 280}, point{206, 360}, point{186, 440}, point{206, 474}, point{256, 482}, point{306, 474}, point{326, 440}, point{306, 360}, point{298, 280})
 	c.body(stalk, vertical(280, 480, 0xd8c6a4, 0xf6ead0), 46)
 	gills := ellipse(256, 288, 168, 42)
-	c.body(gills, vertical(250, 330, 0xb89a78, 0xe6d2ae), 26)
-	for i := -9; i <= 9; i++ {
-		x := float64(i) * 17
+	c.body(gills, flat(0xd8c09a), 20)
+	for i := -8; i <= 8; i++ {
+		x := float64(i) * 19
 		c.fill(within(limb(point{256 + x*0.35, 262}, point{256 + x, 330}, 1.2, 1.6), grown(gills, -5)), flat(0x8c6c50), 0.55)
 	}
 	skirt := blob(point{206, 322}, point{256, 334}, point{306, 322}, point{318, 356}, point{286, 372}, point{256, 362}, point{226, 372}, point{194, 356})
 	c.body(skirt, vertical(320, 372, 0xfff6e2, 0xd9c4a0), 12)
 	cap := blob(point{256, 46}, point{352, 78}, point{424, 160}, point{448, 252}, point{424, 292}, point{350, 282}, point{256, 274}, point{162, 282}, point{88, 292}, point{64, 252}, point{88, 160}, point{160, 78})
 	c.body(cap, vertical(50, 290, 0xf0452e, 0xb81d24), 90)
-	for _, s := range [][4]float64{{232, 112, 42, 30}, {342, 150, 34, 30}, {146, 176, 30, 32}, {254, 206, 36, 28}, {392, 236, 24, 26}, {112, 252, 22, 17}, {330, 252, 20, 14}, {180, 254, 16, 11}, {298, 70, 18, 10}} {
+	for _, s := range [][4]float64{{232, 112, 42, 30}, {342, 150, 34, 30}, {146, 176, 30, 32}, {254, 206, 36, 28}, {392, 236, 24, 26}, {112, 252, 22, 17}, {330, 252, 20, 14}, {298, 70, 18, 10}} {
 		c.body(within(ellipse(s[0], s[1], s[2], s[3]), grown(cap, -4)), flat(0xfff4e4), 14)
 	}
 	c.soft(rotated(ellipse(150, 112, 46, 15), 150, 112, -38), flat(0xffffff), 0.4, 22)
@@ -43,8 +43,8 @@ func rocket() *canvas {
 	lay(circle(256, 196, 47), flat(0x9aa4b8), 12)
 	lay(circle(256, 196, 34), vertical(160, 230, 0x9fe4ff, 0x1f6fc4), 16)
 	c.fill(turn(rotated(ellipse(244, 182, 15, 7), 244, 182, -35)), flat(0xffffff), 0.85)
-	for _, y := range []float64{274, 296} {
-		lay(circle(256, y, 6.5), flat(0x8b93a6), 5)
+	for _, x := range []float64{206, 306} {
+		lay(circle(x, 278, 6), flat(0x8b93a6), 5)
 	}
 	lay(polygon(9, point{256, 314}, point{256, 428}), vertical(310, 430, 0xf0523a, 0x9c1c2a), 9)
 	return c
@@ -53,14 +53,13 @@ func rocket() *canvas {
 // duck is the one for the bath.
 func duck() *canvas {
 	c := new(canvas)
-	tail := blob(point{62, 236}, point{112, 262}, point{150, 300}, point{140, 380}, point{92, 360}, point{62, 300})
-	body := blob(point{66, 236}, point{100, 274}, point{160, 292}, point{226, 286}, point{300, 262}, point{384, 280}, point{430, 340}, point{420, 410}, point{360, 456}, point{256, 470}, point{150, 454}, point{84, 404}, point{56, 318})
+	body := blob(point{62, 232}, point{104, 272}, point{162, 292}, point{226, 284}, point{300, 262}, point{384, 280}, point{430, 340}, point{420, 410}, point{360, 456}, point{256, 470}, point{150, 454}, point{84, 404}, point{52, 318}, point{48, 262})
 	yellow := vertical(60, 480, 0xffe04a, 0xf4a91c)
-	c.body(join(tail, body), yellow, 84)
+	c.body(body, yellow, 84)
 	head := circle(312, 172, 108)
 	c.body(head, yellow, 82)
 	// The neck runs into the body without a line.
-	c.soft(ellipse(316, 282, 80, 22), flat(0xf7b82a), 0.9, 34)
+	c.soft(within(ellipse(316, 282, 74, 16), grown(body, -6)), flat(0xf7b82a), 0.9, 24)
 	wing := blob(point{142, 352}, point{172, 326}, point{240, 322}, point{312, 340}, point{300, 388}, point{252, 422}, point{196, 416}, point{152, 392})
 	c.body(wing, vertical(320, 430, 0xffdb45, 0xea9a16), 34)
 	c.fill(stroke(2.2, point{190, 398}, point{232, 404}, point{270, 390}), flat(0xb46a0c), 0.7)
@@ -86,9 +85,9 @@ func sword() *canvas {
 	lay(blade, flat(0xc8d4e4), 12)
 	c.fill(turn(within(grown(blade, -4), func(x, _ float64) float64 { return 256 - x })), flat(0x8296b4), 0.75)
 	c.fill(turn(within(grown(blade, -4), func(x, _ float64) float64 { return x - 256 })), flat(0xf2f8ff), 0.55)
-	lay(limb(point{256, 60}, point{256, 350}, 5, 9), flat(0x93a4c0), 6)
-	for _, y := range []float64{150, 210, 270} {
-		c.fill(turn(polygon(1, point{256, y - 14}, point{263, y}, point{256, y + 14}, point{249, y})), flat(0x5fe0ff), 0.95)
+	c.fill(turn(limb(point{256, 64}, point{256, 350}, 4, 11)), flat(0x6f83a4), 0.9)
+	for _, y := range []float64{170, 228, 286} {
+		lay(polygon(1, point{256, y - 19}, point{267, y}, point{256, y + 19}, point{245, y}), flat(0x4fd8ff), 7)
 	}
 	lay(limb(point{256, 380}, point{256, 494}, 17, 15), flat(0x7a4326), 14)
 	for y := 398.0; y < 490; y += 19 {
@@ -127,7 +126,7 @@ func potion() *canvas {
 func chair() *canvas {
 	c := new(canvas)
 	wood := func(x, y float64) rgb {
-		grain := math.Sin(y*0.09+2.2*math.Sin(x*0.035)) * math.Sin(x*0.21+y*0.017)
+		grain := math.Sin(y*0.09+2.2*math.Sin(x*0.035)) * math.Sin(x*0.12+y*0.017)
 		return hex(0xc88a4a).mix(hex(0x94592a), 0.5+0.38*grain)
 	}
 	dark := func(x, y float64) rgb { return wood(x, y).mix(hex(0x4a2814), 0.35) }
@@ -161,11 +160,16 @@ func mug() *canvas {
 	c := new(canvas)
 	everywhere := func(_, _ float64) float64 { return -100 }
 	c.fill(everywhere, vertical(0, side, 0xe9e6e1, 0xd6d1ca), 1)
-	c.soft(ellipse(262, 434, 170, 12), flat(0x8c847c), 0.5, 34)
+	c.soft(ellipse(262, 434, 170, 12), flat(0x8c847c), 0.4, 34)
 	handle := without(ellipse(378, 264, 84, 96), ellipse(374, 264, 48, 60))
 	c.body(handle, vertical(160, 370, 0x2f9c95, 0x176660), 22)
-	cup := join(within(polygon(10, point{110, 118}, point{362, 118}, point{346, 400}, point{126, 400}), everywhere), ellipse(236, 402, 118, 30))
-	c.body(cup, horizontal(100, 372, 0x3ab5ab, 0x1a746e), 66)
+	wall := []point{{100, 116}, {372, 116}}
+	for i := range 21 { // the foot is as round as the rim
+		sin, cos := math.Sincos(float64(i) * math.Pi / 20)
+		wall = append(wall, point{236 + 120*cos, 396 + 34*sin})
+	}
+	cup := polygon(0, wall...)
+	c.body(cup, horizontal(100, 372, 0x3ab5ab, 0x1a746e), 44)
 	c.fill(within(cup, stripe(300)), flat(0xf2efe6), 0.9)
 	c.fill(within(cup, stripe(336)), flat(0xf2b84b), 0.9)
 	c.soft(within(cup, limb(point{156, 160}, point{166, 370}, 12, 10)), flat(0xffffff), 0.4, 14)

@@ -17,40 +17,34 @@ func Rests(s jobs.State) bool { return s.Final() || s == jobs.Parked }
 
 // Follow watches jobs until all of them rest at the same time. It calls change
 // for each record that it sees, with the state it saw before, which is Queued
-// at first; never concurrently. A record that cannot be read is reported as bad
-// and is not waited for.
-func Follow(ctx context.Context, w Watcher, ids []string, change func(before jobs.State, r *jobs.Record), bad func(error)) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+// at first; never concurrently. It fails when ctx ends, and when a record
+// cannot be read, because it could then wait for ever.
+func Follow(ctx context.Context, w Watcher, ids []string, change func(before jobs.State, r *jobs.Record)) error {
 	states := make(map[string]jobs.State, len(ids))
 	for _, id := range ids {
 		states[id] = jobs.Queued
 	}
 	open := len(states)
+	if open == 0 {
+		return nil
+	}
 	for r, err := range w.Watch(ctx, jobs.Filter{IDs: ids}) {
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
-		case err != nil && r == nil:
-			if jobs.KindOf(err) == jobs.Unknown { // kept simple: see below
-				bad(err)
-			}
-			continue
+		}
+		if err != nil {
+			return err
 		}
 		before, ours := states[r.ID]
 		if !ours {
 			continue
 		}
 		states[r.ID] = r.State
-		if Rests(r.State) != Rests(before) {
-			if Rests(r.State) {
-				open--
-			} else {
-				open++
-			}
+		switch {
+		case Rests(r.State) && !Rests(before):
+			open--
+		case !Rests(r.State) && Rests(before):
+			open++
 		}
 		change(before, r)
 		if open == 0 {

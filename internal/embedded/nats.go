@@ -120,7 +120,6 @@ func probe(ctx context.Context, addr, what, flag string) (host string, port int,
 // password, and clients use NATS_CREDS like with any other broker. All are in
 // the global account, whose streams do not depend on the keys.
 type credsAuth struct {
-	jwt string
 	key nkeys.KeyPair // public
 }
 
@@ -147,7 +146,7 @@ func loadAuth(file string) (*credsAuth, error) {
 	if err != nil {
 		return nil, fmt.Errorf("NATS credentials: %s is damaged: remove it, and a new one is made", file)
 	}
-	return &credsAuth{token, key}, nil
+	return &credsAuth{key}, nil
 }
 
 func newCreds() ([]byte, error) {
@@ -176,13 +175,11 @@ func newCreds() ([]byte, error) {
 	return jwt.FormatUserConfig(token, seed)
 }
 
-// Check implements server.Authentication: the client must hold the token, and
-// prove with the nonce that it holds the key.
+// Check implements server.Authentication: the client must have signed the nonce
+// with the key of the credentials file. The token in that file says nothing
+// more, and a server without an operator drops it before it gets here.
 func (a *credsAuth) Check(c server.ClientAuthentication) bool {
 	opts := c.GetOpts()
-	if opts.JWT != a.jwt {
-		return false
-	}
 	sig, err := base64.RawURLEncoding.DecodeString(opts.Sig)
 	if err != nil {
 		if sig, err = base64.StdEncoding.DecodeString(opts.Sig); err != nil {

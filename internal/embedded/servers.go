@@ -143,7 +143,12 @@ func isLoopback(addr string) bool {
 func (s *Servers) Connect(opts ...nats.Option) (*nats.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	opts = append([]nats.Option{nats.InProcessServer(s.nats), nats.UserCredentials(s.creds)}, opts...)
+	raw, err := os.ReadFile(s.creds)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the embedded broker: %w", err)
+	}
+	// Not the file's name: the library would expand a $ in it.
+	opts = append([]nats.Option{nats.InProcessServer(s.nats), nats.UserCredentialBytes(raw)}, opts...)
 	nc, err := nats.Connect("", opts...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the embedded broker: %w", err)

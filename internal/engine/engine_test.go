@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -28,7 +27,6 @@ type bench struct {
 	provider *enginetest.Provider
 	listing  bool // the provider can look lost calls up
 	change   func(*engine.Config)
-	wg       sync.WaitGroup
 }
 
 func newBench(t *testing.T) *bench {
@@ -55,12 +53,13 @@ func (b *bench) start(name string) (stop func()) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	b.wg.Go(func() {
+	go func() {
 		defer close(done)
 		_ = e.Run(ctx) // always the cause of ctx
-	})
-	b.t.Cleanup(cancel)
-	return func() { cancel(); <-done }
+	}()
+	stop = func() { cancel(); <-done }
+	b.t.Cleanup(stop)
+	return stop
 }
 
 func (b *bench) request(id string) jobs.Request {

@@ -52,6 +52,14 @@ type releaseError struct {
 func (r *releaseError) Error() string { return r.err.Error() }
 func (r *releaseError) Unwrap() error { return r.err }
 
+// later hands the message back after d; at once if ctx is what made err.
+func later(ctx context.Context, d time.Duration, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return &releaseError{d, err}
+}
+
 // bookkeeping bounds every write that must not be cut off by a shutdown.
 const bookkeeping = 5 * time.Second
 

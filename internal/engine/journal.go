@@ -16,7 +16,7 @@ func (j *job) claim(ctx context.Context) error {
 	rec, rev, err := j.ports.Journal.Load(ctx, j.id)
 	switch {
 	case err != nil:
-		return &releaseError{5 * time.Second, fmt.Errorf("read the record: %w", err)}
+		return later(ctx, 5*time.Second, fmt.Errorf("read the record: %w", err))
 	case rec == nil:
 		j.rev, j.epoch = rev, 1
 		return j.recover(ctx)
@@ -48,7 +48,7 @@ func (j *job) recover(ctx context.Context) error {
 			r.SubmittedAt, r.StoringAt, r.FinishedAt = m.SubmittedAt, m.StoringAt, m.StoredAt
 		})
 	case err != nil && !errors.Is(err, storage.ErrNotFound):
-		return &releaseError{15 * time.Second, fmt.Errorf("look for an earlier result: %w", err)}
+		return later(ctx, 15*time.Second, fmt.Errorf("look for an earlier result: %w", err))
 	}
 	var last jobs.Receipt
 	for o, err := range j.ports.Store.List(ctx, jobs.ReceiptPrefix(j.id)) {
@@ -57,7 +57,7 @@ func (j *job) recover(ctx context.Context) error {
 			err = j.ports.Store.GetJSON(ctx, o.Key, &r, limit)
 		}
 		if err != nil {
-			return &releaseError{15 * time.Second, fmt.Errorf("look for an earlier purchase: %w", err)}
+			return later(ctx, 15*time.Second, fmt.Errorf("look for an earlier purchase: %w", err))
 		}
 		if r.ID == j.id && r.Provider == j.request.Provider && r.Attempt > last.Attempt {
 			last = r
@@ -100,7 +100,7 @@ func (j *job) save(ctx context.Context, state jobs.State, change func(*jobs.Reco
 			return j.conflict(want, next, rec, rev)
 		}
 		if !sleep(ctx, backoff(n, 50*time.Millisecond, 2*time.Second)) {
-			return &releaseError{5 * time.Second, fmt.Errorf("write the record: %w", err)}
+			return later(ctx, 5*time.Second, fmt.Errorf("write the record: %w", err))
 		}
 	}
 }
@@ -200,14 +200,14 @@ func (j *job) conclude(ctx context.Context) error {
 		}
 	}
 	if err := j.freeSlot(ctx); err != nil {
-		return &releaseError{5 * time.Second, err}
+		return later(ctx, 5*time.Second, err)
 	}
 	return errAck
 }
 
 func (j *job) publish(ctx context.Context) error {
 	if err := j.retry(ctx, func() error { return j.ports.Events.Publish(ctx, j.rec) }); err != nil {
-		return &releaseError{5 * time.Second, fmt.Errorf("publish the event: %w", err)}
+		return later(ctx, 5*time.Second, fmt.Errorf("publish the event: %w", err))
 	}
 	return nil
 }

@@ -107,7 +107,7 @@ func (j *job) waitError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return &releaseError{5 * time.Second, err}
+	return later(ctx, 5*time.Second, err)
 }
 
 // standBack gives the slot of a job that has no session back before err ends

@@ -31,7 +31,7 @@ func (c *contentError) Unwrap() error { return c.err }
 func (j *job) store(ctx context.Context) error {
 	j.slotted()
 	if err := j.freeSlot(ctx); err != nil {
-		return &releaseError{5 * time.Second, err}
+		return later(ctx, 5*time.Second, err)
 	}
 	if j.plan == nil {
 		plan, err := j.provider.Plan(j.request.Options, j.request.Formats)
@@ -64,7 +64,7 @@ func (j *job) store(ctx context.Context) error {
 			return j.park(ctx, jobs.Retryable, "the result could not be stored for %v: %s; when the cause is mended, run: enqueue resolve %s --session %s",
 				j.cfg.JobTimeout, err, j.id, j.rec.Session)
 		case n >= copyTries:
-			return &releaseError{30 * time.Second, err}
+			return later(ctx, 30*time.Second, err)
 		}
 		if err := j.pass(ctx, max(backoff(n, time.Second, 30*time.Second), after(err))); err != nil {
 			return err

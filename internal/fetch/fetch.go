@@ -118,7 +118,7 @@ func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, e
 	d := net.Dialer{
 		Timeout:  dialTimeout,
 		Resolver: c.cfg.hooks.resolver,
-		Control:  c.control(c.allowed(address)),
+		
 	}
 	return d.DialContext(ctx, network, address)
 }

@@ -2,7 +2,6 @@ package meshfile
 
 import (
 	"archive/zip"
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -29,7 +28,10 @@ func stlTriangles(f *file) int64 {
 
 // zipBudget bounds what is read to list an archive, and thereby the memory
 // that its list takes.
-const zipBudget = 8 << 20
+const zipBudget = 4 << 20
+
+// zipEntry is the least that one file takes in an archive's list.
+const zipEntry = 46
 
 var errBudget = errors.New("too much to read")
 
@@ -45,7 +47,15 @@ func (b *budget) ReadAt(p []byte, off int64) (int, error) {
 	if b.left -= int64(len(p)); b.left < 0 {
 		return 0, errBudget
 	}
+	if off < 0 { // what a broken archive leads to is not a failed read
+		return 0, zip.ErrFormat
+	}
 	n, err := b.r.ReadAt(p, off)
+	// The end record of a large archive. What it gives as the number of files
+	// is allocated ahead, if the file is as large as so many would make it.
+	if n >= 40 && string(p[:4]) == "PK\x06\x06" && binary.LittleEndian.Uint64(p[32:]) > zipBudget/zipEntry {
+		return 0, errBudget
+	}
 	if err != nil && !errors.Is(err, io.EOF) && b.err == nil {
 		b.err = err
 	}
@@ -54,18 +64,18 @@ func (b *budget) ReadAt(p []byte, off int64) (int, error) {
 
 // checkZIP reads the central directory and the place of each entry, not the
 // entries: what they expand to is not bounded by anything here.
-func checkZIP(f *file) error {
+func checkZIP(f *file) (Format, error) {
 	b := &budget{r: f.r, left: zipBudget}
 	archive, err := zip.NewReader(b, f.size)
 	switch {
 	case b.err != nil:
-		return b.err
+		return "", b.err
 	case errors.Is(err, errBudget):
-		return looks("a ZIP archive of too many files")
+		return "", looks("a ZIP archive of too many files")
 	case err != nil && !errors.Is(err, zip.ErrInsecurePath): // no name is used
-		return looks("a ZIP archive that is broken or truncated")
+		return "", looks("a ZIP archive that is broken or truncated")
 	case len(archive.File) == 0:
-		return looks("an empty ZIP archive")
+		return "", looks("an empty ZIP archive")
 	}
 	var first *zip.File
 	begin := int64(math.MaxInt64)
@@ -73,11 +83,11 @@ func checkZIP(f *file) error {
 		at, err := e.DataOffset()
 		switch {
 		case b.err != nil:
-			return b.err
+			return "", b.err
 		case errors.Is(err, errBudget):
-			return looks("a ZIP archive of too many files")
+			return "", looks("a ZIP archive of too many files")
 		case err != nil, at < 0, at > f.size, e.CompressedSize64 > uint64(f.size-at):
-			return looks("a ZIP archive that is broken or truncated")
+			return "", looks("a ZIP archive that is broken or truncated")
 		}
 		if at < begin {
 			first, begin = e, at
@@ -87,9 +97,11 @@ func checkZIP(f *file) error {
 	// and nothing is compressed.
 	switch strings.ToLower(path.Ext(first.Name)) {
 	case ".usd", ".usda", ".usdc":
-		f.usdz = first.Method == zip.Store
+		if first.Method == zip.Store {
+			return USDZ, nil
+		}
 	}
-	return nil
+	return ZIP, nil
 }
 
 // checkFBX walks the top-level records of a binary FBX, each of which says
@@ -136,10 +148,14 @@ func checkFBXText(f *file) error {
 	if !isText(f.head) {
 		return looks("a broken FBX file")
 	}
-	for line := range lines(f.section(0)) {
+	in := &faults{r: f.section(0)}
+	for line := range lines(in, false) {
 		if bytes.HasPrefix(line, []byte("Objects:")) {
 			return nil
 		}
+	}
+	if in.err != nil {
+		return in.err
 	}
 	return looks("an FBX file without objects; it may be truncated")
 }
@@ -209,8 +225,7 @@ func checkPLY(f *file) error {
 	var vertices, count, need uint64
 	whole := false
 	at := int64(len(head)) // where the data begin
-	r := bufio.NewReader(bytes.NewReader(head))
-	for line := range lines(r) {
+	for line := range lines(bytes.NewReader(head), false) {
 		words := strings.Fields(string(line))
 		if len(words) == 0 {
 			continue
@@ -246,9 +261,7 @@ func checkPLY(f *file) error {
 			}
 		case "end_header":
 			whole = true
-			if i := bytes.Index(head, []byte("end_header")); i >= 0 {
-				at = int64(i + len("end_header"))
-			}
+			at = int64(bytes.Index(head, []byte("end_header")) + len("end_header\n"))
 		}
 		if whole {
 			break
@@ -261,8 +274,8 @@ func checkPLY(f *file) error {
 		return looks("a PLY file of an unknown format")
 	case vertices == 0:
 		return looks("a PLY file without vertices")
-	case need > uint64(f.size-at):
-		return truncated("the PLY header says at least %d bytes of data, the file has %d", need, f.size-at)
+	case need > uint64(max(f.size-at, 0)):
+		return truncated("the PLY header says at least %d bytes of data, the file has %d", need, max(f.size-at, 0))
 	}
 	return nil
 }

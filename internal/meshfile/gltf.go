@@ -42,7 +42,7 @@ func checkGLB(f *file) error {
 		return looks("a GLB file with something behind it: the header says %d bytes, the file has %d", n, f.size)
 	}
 	var text []byte
-	bin := int64(-1) // the length of the binary chunk, if there is one
+	bin := int64(0) // the length of the binary chunk, if there is one
 	at := int64(12)
 	for i := 0; at < f.size; i++ {
 		if f.size-at < 8 {
@@ -110,7 +110,7 @@ func checkGLTF(f *file) error {
 	if err != nil {
 		return looks("a glTF document with %v", err)
 	}
-	if err := checkDocument(doc, -1); err != nil {
+	if err := checkDocument(doc, 0); err != nil {
 		return looks("a glTF document with %v", err)
 	}
 	return nil
@@ -158,7 +158,7 @@ func weigh(text []byte) (objects, values int) {
 
 // checkDocument checks that the document holds at least one mesh, and that
 // every buffer, view and accessor lies within what it refers to. Bin is the
-// length of the GLB's binary chunk, or -1.
+// length of the GLB's binary chunk.
 func checkDocument(doc *gltf.Document, bin int64) error {
 	if v := doc.Asset.Version; v != "2" && !strings.HasPrefix(v, "2.") {
 		return fmt.Errorf("an asset version other than 2")
@@ -169,8 +169,10 @@ func checkDocument(doc *gltf.Document, bin int64) error {
 		}
 		have := int64(math.MaxInt64) // another file's, or an extension's
 		switch {
-		case b.URI == "" && i == 0 && bin >= 0:
+		case b.URI == "" && i == 0:
 			have = bin
+		case b.URI == "" && len(b.Extensions) == 0:
+			have = 0
 		case strings.HasPrefix(b.URI, "data:"):
 			have = dataLength(b.URI)
 		}

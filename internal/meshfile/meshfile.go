@@ -87,37 +87,41 @@ func Identify(r io.ReaderAt, size int64) (Format, error) {
 	f.head = head
 	for _, k := range kinds {
 		if k.is(f) {
-			if err := k.check(f); err != nil {
-				return "", err
-			}
-			return k.format(f), nil
+			return k.check(f)
 		}
 	}
 	return f.other()
 }
 
-// kind is one format that shows itself in a file's first bytes.
+// kind is a group of formats that shows itself in a file's first bytes.
 type kind struct {
-	is     func(*file) bool
-	check  func(*file) error
-	format func(*file) Format
+	is    func(*file) bool
+	check func(*file) (Format, error)
 }
 
 var kinds = []kind{
-	{begins("glTF"), checkGLB, always(GLB)},
-	{begins("PK\x03\x04", "PK\x05\x06"), checkZIP, (*file).zipFormat},
-	{begins("Kaydara FBX Binary"), checkFBX, always(FBX)},
-	{begins("; FBX "), checkFBXText, always(FBX)},
-	{begins("ply\n", "ply\r"), checkPLY, always(PLY)},
-	{begins("#usda ", "PXR-USDC"), accept, always(USD)},
-	{isMP4, checkMP4, always(MP4)},
-	{isBinarySTL, accept, always(STL)},
-	{begins("solid", "SOLID", "Solid"), checkSTLText, always(STL)},
+	{begins("glTF"), as(GLB, checkGLB)},
+	{begins("PK\x03\x04", "PK\x05\x06"), checkZIP},
+	{begins("Kaydara FBX Binary"), as(FBX, checkFBX)},
+	{begins("; FBX "), as(FBX, checkFBXText)},
+	{begins("ply\n", "ply\r"), as(PLY, checkPLY)},
+	{begins("#usda ", "PXR-USDC"), as(USD, accept)},
+	{isMP4, as(MP4, checkMP4)},
+	{isBinarySTL, as(STL, accept)},
+	{isSTLText, as(STL, checkSTLText)},
+}
+
+// as makes f the format of what passes the check.
+func as(f Format, check func(*file) error) func(*file) (Format, error) {
+	return func(in *file) (Format, error) {
+		if err := check(in); err != nil {
+			return "", err
+		}
+		return f, nil
+	}
 }
 
 func accept(*file) error { return nil }
-
-func always(f Format) func(*file) Format { return func(*file) Format { return f } }
 
 func begins(prefixes ...string) func(*file) bool {
 	return func(f *file) bool {
@@ -134,15 +138,7 @@ func begins(prefixes ...string) func(*file) bool {
 type file struct {
 	r    io.ReaderAt
 	size int64
-	head []byte
-	usdz bool // set by checkZIP
-}
-
-func (f *file) zipFormat() Format {
-	if f.usdz {
-		return USDZ
-	}
-	return ZIP
+	head []byte // its first headSize bytes, or all of it
 }
 
 // bytes reads n bytes at off. The caller bounds n, and keeps to the size.

@@ -16,10 +16,10 @@ import (
 const maxLine = 64 << 10
 
 // lines yields the lines of r, which may end in \n, \r or both, without their
-// ends. A backslash at the end joins a line with the next. What is beyond
-// maxLine is dropped. The slice is valid until the next line. It ends at the
-// first error of r.
-func lines(r io.Reader) iter.Seq[[]byte] {
+// ends. With join, a backslash at the end joins a line with the next. What is
+// beyond maxLine is dropped. The slice is valid until the next line. It ends at
+// the first error of r.
+func lines(r io.Reader, join bool) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		in := bufio.NewReaderSize(r, 64<<10)
 		var line []byte
@@ -35,7 +35,7 @@ func lines(r io.Reader) iter.Seq[[]byte] {
 				if len(line) < maxLine {
 					line = append(line, c)
 				}
-			case len(line) > 0 && line[len(line)-1] == '\\':
+			case join && len(line) > 0 && line[len(line)-1] == '\\':
 				line[len(line)-1] = ' '
 				if next, _ := in.Peek(1); c == '\r' && len(next) == 1 && next[0] == '\n' {
 					_, _ = in.Discard(1)
@@ -67,6 +67,11 @@ func (f *faults) Read(p []byte) (int, error) {
 		f.err = err
 	}
 	return n, err
+}
+
+func isSTLText(f *file) bool {
+	text := bytes.TrimSpace(bytes.TrimPrefix(f.head, []byte("\ufeff")))
+	return len(text) >= 5 && bytes.EqualFold(text[:5], []byte("solid"))
 }
 
 // checkSTLText looks at the beginning and the end of an ASCII STL.
@@ -116,7 +121,7 @@ func (f *file) other() (Format, error) {
 	case len(text) == 0:
 		return "", looks("blank")
 	case text[0] == '{':
-		return GLTF, f.or(checkGLTF)
+		return as(GLTF, checkGLTF)(f)
 	case text[0] == '[':
 		return "", looks("a JSON document")
 	case text[0] == '<':
@@ -124,10 +129,8 @@ func (f *file) other() (Format, error) {
 	case text[0] == '"' && f.size < headSize:
 		return "", looks("a JSON string")
 	}
-	return OBJ, f.or(checkOBJ)
+	return as(OBJ, checkOBJ)(f)
 }
-
-func (f *file) or(check func(*file) error) error { return check(f) }
 
 // signatures are the first bytes of files that servers give instead of meshes.
 var signatures = []struct{ begin, name string }{
@@ -196,7 +199,7 @@ func checkOBJ(f *file) error {
 	in := &faults{r: f.section(0)}
 	vertices, strange := 0, 0
 	seen := false // a face
-	for line := range lines(in) {
+	for line := range lines(in, true) {
 		line = bytes.TrimSpace(bytes.TrimPrefix(line, []byte("\ufeff")))
 		if len(line) == 0 || line[0] == '#' {
 			continue

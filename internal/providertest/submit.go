@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +42,7 @@ func (h Harness) attempt(t *testing.T, paid do, answer http.HandlerFunc) (jobs.P
 
 func (h Harness) testSubmit(t *testing.T) {
 	t.Parallel()
-	h.testPaid(t, h.submit, h.Accepted)
+	h.testPaid(t, h.submit, h.Accepted, true)
 
 	t.Run("accepted", func(t *testing.T) {
 		t.Parallel()
@@ -104,8 +105,15 @@ func (h Harness) testSubmit(t *testing.T) {
 	})
 }
 
-// testPaid asserts what holds of every paid call.
-func (h Harness) testPaid(t *testing.T, paid do, accepted Reply) {
+// testPaid asserts what holds of every paid call, of which the first opens a
+// session.
+func (h Harness) testPaid(t *testing.T, paid do, accepted Reply, opens bool) {
+	// A mistake with the key fails a new job at once; a session that has been
+	// paid for may be kept until it is put right.
+	mistake := kinds(jobs.Permanent)
+	if !opens {
+		mistake = kinds(jobs.Permanent, jobs.Retryable)
+	}
 	message := "no: " + Key + " with https://files.example/a.glb?" + Signature + " and\x1b[31m " + strings.Repeat("words ", 400)
 	limited := h.Refuse(http.StatusTooManyRequests, "slow down")
 	limited.Header = limited.Header.Clone()
@@ -123,7 +131,7 @@ func (h Harness) testPaid(t *testing.T, paid do, accepted Reply) {
 		want   want
 	}{
 		"400": {h.Refuse(400, "the image is too small "+message).send, kinds(jobs.Permanent)},
-		"401": {h.Refuse(401, message).send, kinds(jobs.Permanent)},
+		"401": {h.Refuse(401, message).send, mistake},
 		// Out of credits is a refusal for certain; whether it may pass is the
 		// provider's nature.
 		"402":                   {h.Refuse(402, message).send, kinds(jobs.Retryable, jobs.Permanent)},
@@ -176,7 +184,7 @@ func (h Harness) testPaid(t *testing.T, paid do, accepted Reply) {
 			p, w, _, err := h.attempt(t, paid, func(w http.ResponseWriter, r *http.Request) {
 				http.Redirect(w, r, second.base+r.URL.Path+"?"+Signature, status)
 			})
-			h.fault(t, p, err, kinds(jobs.Unknown, jobs.Permanent))
+			h.fault(t, p, err, want{kinds: append(slices.Clone(mistake.kinds), jobs.Unknown)})
 			if n, m := len(w.requests()), len(second.requests()); n != 1 || m != 0 {
 				t.Errorf("HTTP %d: %d requests to the first host and %d to the second, want 1 and 0", status, n, m)
 			}
@@ -279,5 +287,5 @@ func (h Harness) testStage(t *testing.T) {
 			t.Errorf("%d requests, want 1", n)
 		}
 	})
-	h.testPaid(t, stage, h.StageAccepted)
+	h.testPaid(t, stage, h.StageAccepted, false)
 }

@@ -56,13 +56,14 @@ func Build(img image.Image, opt Options) (*Mesh, error) {
 	m.addNormals()
 
 	tex := reduce(work, side)
+	sure := f.eroded()
 	tw, th := float64(tex.Rect.Dx()), float64(tex.Rect.Dy())
 	bleed(tex, func(x, y int) bool {
 		if byAlpha {
 			return tex.Pix[tex.PixOffset(x, y)+3] >= 64
 		}
 		// Keep off the outline, where object and background mix.
-		return f.sample((float64(x)+0.5)/tw, (float64(y)+0.5)/th) > 0.8
+		return sure.sample((float64(x)+0.5)/tw, (float64(y)+0.5)/th) > 0.5
 	})
 	var buf bytes.Buffer
 	if err := jpeg.Encode(&buf, tex, &jpeg.Options{Quality: 90}); err != nil {

@@ -19,7 +19,7 @@ func (f *field) neighbours(i int) [4]int { return [4]int{i - 1, i + 1, i - f.w, 
 
 // outline finds the object: by its alpha if the picture has any, else by how it
 // differs from the background at the picture's edge. If neither shows an object
-// it is the whole picture. Cut reports that alpha or background was used.
+// it is the whole picture.
 func outline(img *image.RGBA, grid int) (f *field, byAlpha bool) {
 	w, h := scaled(img.Rect.Dx(), img.Rect.Dy(), grid)
 	small := resize(img, w, h)
@@ -80,12 +80,21 @@ func (f *field) fromBackground(img *image.RGBA) {
 		planes[c] = fitPlane(edge, func(x, y int) float64 { return float64(img.Pix[img.PixOffset(x, y)+c]) })
 	}
 	distance := func(x, y int) float64 {
-		var sum float64
+		var d, back vec
 		for c := range planes {
-			d := float64(img.Pix[img.PixOffset(x, y)+c]) - planes[c].at(x, y)
-			sum += d * d
+			back[c] = planes[c].at(x, y)
+			d[c] = float64(img.Pix[img.PixOffset(x, y)+c]) - back[c]
 		}
-		return math.Sqrt(sum)
+		// A background that is merely darker, not of another colour, is a shadow.
+		if l := back.length(); l > 0 {
+			along := (d[0]*back[0] + d[1]*back[1] + d[2]*back[2]) / l
+			if along < 0 && along > -0.3*l {
+				for c := range d {
+					d[c] -= 0.6 * along * back[c] / l
+				}
+			}
+		}
+		return d.length()
 	}
 	spread := make([]float64, len(edge))
 	for i, p := range edge {
@@ -98,25 +107,52 @@ func (f *field) fromBackground(img *image.RGBA) {
 			f.v[(y+1)*f.w+x+1] = min(1, distance(x, y)/(2*threshold))
 		}
 	}
-	// What is enclosed is object too, whatever its colour.
-	reached := make([]bool, len(f.v))
-	queue := []int{0}
-	reached[0] = true
-	for len(queue) > 0 {
-		i := queue[len(queue)-1]
-		queue = queue[:len(queue)-1]
-		for _, j := range f.neighbours(i) {
-			if j >= 0 && j < len(f.v) && !reached[j] && !f.inside(j) {
-				reached[j] = true
-				queue = append(queue, j)
+	f.fillHoles()
+}
+
+// fillHoles makes what is enclosed part of the object, unless it is so large and
+// so like the background that one looks through, as through a handle.
+func (f *field) fillHoles() {
+	seen := make([]bool, len(f.v))
+	for start := range f.v { // the first is the border, so the first region is the outside
+		if seen[start] || f.inside(start) {
+			continue
+		}
+		seen[start] = true
+		region, sum := []int{start}, 0.0
+		for n := 0; n < len(region); n++ {
+			sum += f.v[region[n]]
+			for _, j := range f.neighbours(region[n]) {
+				if j >= 0 && j < len(f.v) && !seen[j] && !f.inside(j) {
+					seen[j] = true
+					region = append(region, j)
+				}
+			}
+		}
+		through := len(region) > len(f.v)/200 && sum/float64(len(region)) < 0.25
+		if start != 0 && !through {
+			for _, i := range region {
+				f.v[i] = 1
 			}
 		}
 	}
-	for i := range f.v {
-		if !reached[i] && !f.inside(i) {
-			f.v[i] = 1
+}
+
+// eroded returns the field with one node taken off at the outline.
+func (f *field) eroded() *field {
+	e := &field{f.w, f.h, make([]float64, len(f.v))}
+	for y := 1; y < f.h-1; y++ {
+		for x := 1; x < f.w-1; x++ {
+			least := 1.0
+			for dy := -1; dy <= 1; dy++ {
+				for dx := -1; dx <= 1; dx++ {
+					least = min(least, f.at(x+dx, y+dy))
+				}
+			}
+			e.v[y*f.w+x] = least
 		}
 	}
+	return e
 }
 
 type plane struct{ c, x, y float64 }

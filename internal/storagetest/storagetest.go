@@ -6,6 +6,7 @@ package storagetest
 import (
 	"bytes"
 	"context"
+	crand "crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -440,7 +442,7 @@ func testPresign(t *testing.T, s Store) {
 	if err != nil {
 		t.Fatal("not a URL")
 	}
-	const want = `attachment; filename="job_1_..____X__y.png"`
+	const want = `attachment; filename="job_1_.._____X__y.png"`
 	if got := u.Query().Get("response-content-disposition"); got != want {
 		t.Errorf("disposition = %s, want %s", got, want)
 	}
@@ -543,4 +545,13 @@ func testBytesLimits(t *testing.T, s Store) {
 	if _, err := s.GetBytes(t.Context(), "meshes/b/b", 4); !errors.Is(err, storage.ErrTooLarge) {
 		t.Errorf("GetBytes = %v, want ErrTooLarge", err)
 	}
+}
+
+var notInBucket = regexp.MustCompile(`[^a-z0-9]+`)
+
+// BucketName makes a bucket name that no other test uses and that tells the
+// test's name.
+func BucketName(t testing.TB) string {
+	name := strings.Trim(notInBucket.ReplaceAllString(strings.ToLower(t.Name()), "-"), "-")
+	return strings.Trim(name[max(0, len(name)-40):], "-") + "-" + strings.ToLower(crand.Text()[:12])
 }

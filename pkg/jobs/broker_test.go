@@ -201,9 +201,19 @@ func (b *broker) queued(lane jobs.Lane, id string) *jobs.Request {
 	return r
 }
 
+// queueLength is how many messages the queue has. It asks until it is answered,
+// as the server may be starting again.
 func (b *broker) queueLength() uint64 {
 	b.Helper()
-	return b.stream(b.names.JobsStream()).CachedInfo().State.Msgs
+	for {
+		s, err := b.js.Stream(b.Context(), b.names.JobsStream())
+		if err == nil {
+			return s.CachedInfo().State.Msgs
+		}
+		if b.Context().Err() != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 // events returns the subjects of the events that are stored.
@@ -236,4 +246,18 @@ func (b *broker) take(ctx context.Context, n int) int {
 		got++
 	}
 	return got
+}
+
+// consumers returns the names of a stream's consumers.
+func (b *broker) consumers(stream string) []string {
+	b.Helper()
+	var names []string
+	l := b.stream(stream).ConsumerNames(b.Context())
+	for name := range l.Name() {
+		names = append(names, name)
+	}
+	if err := l.Err(); err != nil {
+		b.Fatal(err)
+	}
+	return names
 }

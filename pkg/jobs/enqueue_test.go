@@ -293,12 +293,9 @@ func TestEnqueueSurvivesRestart(t *testing.T) {
 // is lost, and what is reported adds up.
 func TestEnqueueThroughRestarts(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	b := newBroker(t, setup{onDisk: true})
 	b.client.SetPatience(time.Minute, 500*time.Millisecond)
-	const n = 12000
+	const n = 5000
 	done := make(chan []jobs.Result, 1)
 	go func() {
 		results, err := b.client.EnqueueMany(t.Context(), items("j", n))
@@ -307,19 +304,19 @@ func TestEnqueueThroughRestarts(t *testing.T) {
 		}
 		done <- results
 	}()
-	for {
-		select {
-		case results := <-done:
-			if got := tally(results); !maps.Equal(got, map[string]int{"enqueued queued": n}) {
-				t.Errorf("results: %v", got)
+	for threshold := range uint64(4) {
+		for b.queueLength() < 500+threshold*1000 {
+			if t.Context().Err() != nil {
+				t.Fatal(t.Context().Err())
 			}
-			if got := b.queueLength(); got != n {
-				t.Errorf("%d messages in the queue, want %d", got, n)
-			}
-			return
-		case <-time.After(150 * time.Millisecond):
-			b.restart(func() {})
 		}
+		b.restart(func() {})
+	}
+	if got := tally(<-done); !maps.Equal(got, map[string]int{"enqueued queued": n}) {
+		t.Errorf("results: %v", got)
+	}
+	if got := b.queueLength(); got != n {
+		t.Errorf("%d messages in the queue, want %d", got, n)
 	}
 }
 
@@ -329,7 +326,8 @@ func TestEnqueueLostAnswers(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t, setup{})
 	for name, n := range map[string]int{"single": 1, "batch": 40} {
-		nc, err := nats.Connect(b.server.ClientURL(), nats.SetCustomDialer(&lossyDialer{lose: n}), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
+		dialer := &lossyDialer{}
+		nc, err := nats.Connect(b.server.ClientURL(), nats.SetCustomDialer(dialer), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -340,8 +338,8 @@ func TestEnqueueLostAnswers(t *testing.T) {
 		}
 		c.SetPatience(20*time.Second, 300*time.Millisecond)
 		results, err := c.EnqueueMany(t.Context(), items(name, n))
-		if err != nil || tally(results)["enqueued queued"] != n {
-			t.Errorf("%s: %v, %v", name, tally(results), err)
+		if err != nil || tally(results)["enqueued queued"] != n || !dialer.cut.Load() {
+			t.Errorf("%s: %v, %v, answer lost: %v", name, tally(results), err, dialer.cut.Load())
 		}
 	}
 	if got := b.queueLength(); got != 41 {

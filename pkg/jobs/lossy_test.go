@@ -7,12 +7,8 @@ import (
 )
 
 // A lossyDialer makes one connection whose first answer to a publish that was
-// stored gets lost, and the connection with it. Lose says how many messages
-// the publish has: an answer to an atomic batch tells that.
-type lossyDialer struct {
-	lose int
-	cut  atomic.Bool
-}
+// stored gets lost, and the connection with it.
+type lossyDialer struct{ cut atomic.Bool }
 
 func (d *lossyDialer) Dial(network, address string) (net.Conn, error) {
 	c, err := net.Dial(network, address)

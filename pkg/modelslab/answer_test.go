@@ -99,6 +99,9 @@ func TestAnswerShapes(t *testing.T) {
 			jobs.File{Format: "glb", URL: "https://f.example/o/a.glb?sig=1", Alternatives: []string{"https://c.example/a.glb"}},
 			jobs.File{Format: "mp4", URL: "https://f.example/o/a.mp4", Alternatives: []string{"https://c.example/a.mp4"}},
 			jobs.File{Format: "glb", URL: "https://f.example/o/noext", Alternatives: []string{"https://c.example/x"}})},
+		"a twin of another file is none of this one": {200, `{"status":"success","id":7,
+			"output":["https://f.example/a.glb","https://f.example/b.mp4"],"proxy_links":["https://c.example/b.mp4","https://c.example/y"]}`, files(
+			one[0], jobs.File{Format: "mp4", URL: "https://f.example/b.mp4", Alternatives: []string{"https://c.example/b.mp4"}})},
 		"extra assets only where they add": {200, `{"status":"success","id":7,"output":["https://f.example/a.glb"],
 			"extra_assets":["https://f.example/b.glb","https://f.example/a.MP4","https://f.example/thing"]}`, files(one[0], jobs.File{Format: "mp4", URL: "https://f.example/a.MP4"})},
 	}
@@ -122,7 +125,7 @@ func TestSessionIDs(t *testing.T) {
 		`7`: "7", `"7"`: "7", `" 7 "`: "7", `9007199254740993123`: "9007199254740993123", `"abc123-def456"`: "abc123-def456",
 		`1.09655545e8`: "109655545", `5.0`: "5", `2147483648`: "2147483648",
 		// None of these can be polled.
-		`0`: "", `"0"`: "", `""`: "", `null`: "", `-5`: "", `1.5`: "", `1e400`: "", `true`: "", `[7]`: "", `{"id":7}`: "",
+		`0`: "", `"0"`: "", `""`: "", `null`: "", `-5`: "", `1.5`: "", `1e400`: "", `1e17`: "", `true`: "", `[7]`: "", `{"id":7}`: "",
 		`"../x"`: "", `"a/b"`: "", `"a?b"`: "", `"a b"`: "", `"` + strings.Repeat("9", 129) + `"`: "", strings.Repeat("9", 129): "",
 	} {
 		body := `{"status":"processing","id":` + raw + `}`
@@ -149,6 +152,14 @@ func TestSeedOfMeta(t *testing.T) {
 		if got, ok := r.Seed(); ok != (want >= 0) || (ok && got != want) {
 			t.Errorf("meta %s: seed %d, %v", meta, got, ok)
 		}
+	}
+}
+
+func TestLinksOfASessionInProgressStayWhatTheyAre(t *testing.T) {
+	t.Parallel()
+	r, err := says(t, 200, `{"status":"processing","id":1,"output":[],"proxy_links":["https://f.example/a.glb"],"future_links":["https://f.example/b.glb"]}`).Fetch(t.Context(), "1")
+	if err != nil || len(r.Output) != 0 || len(r.ProxyLinks) != 1 || len(r.FutureLinks) != 1 {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 
