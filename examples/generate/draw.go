@@ -38,7 +38,8 @@ func limb(a, b point, ra, rb float64) shape {
 	l2 := dx*dx + dy*dy
 	return func(x, y float64) float64 {
 		t := min(max(((x-a.x)*dx+(y-a.y)*dy)/l2, 0), 1)
-		return math.Hypot(x-a.x-t*dx, y-a.y-t*dy) - (ra + t*(rb-ra))
+		ex, ey := x-a.x-t*dx, y-a.y-t*dy
+		return math.Sqrt(ex*ex+ey*ey) - (ra + t*(rb-ra))
 	}
 }
 
@@ -51,12 +52,13 @@ func polygon(r float64, p ...point) shape {
 			ex, ey := p[j].x-p[i].x, p[j].y-p[i].y
 			wx, wy := x-p[i].x, y-p[i].y
 			t := min(max((wx*ex+wy*ey)/(ex*ex+ey*ey), 0), 1)
-			d = min(d, math.Hypot(wx-t*ex, wy-t*ey))
+			wx, wy = wx-t*ex, wy-t*ey
+			d = min(d, wx*wx+wy*wy)
 			if (p[i].y > y) != (p[j].y > y) && x < ex*(y-p[i].y)/ey+p[i].x {
 				in = !in
 			}
 		}
-		if in {
+		if d = math.Sqrt(d); in {
 			d = -d
 		}
 		return d - r
@@ -69,18 +71,16 @@ func blob(p ...point) shape { return polygon(0, smooth(p, true)...) }
 // stroke is a smooth open curve through the points, as thick as twice r.
 func stroke(r float64, p ...point) shape {
 	line := smooth(p, false)
-	return func(x, y float64) float64 {
-		d := math.Inf(1)
-		for i := 1; i < len(line); i++ {
-			d = min(d, limb(line[i-1], line[i], r, r)(x, y))
-		}
-		return d
+	var limbs []shape
+	for i := 1; i < len(line); i++ {
+		limbs = append(limbs, limb(line[i-1], line[i], r, r))
 	}
+	return join(limbs...)
 }
 
 // smooth puts a Catmull-Rom spline through the points.
 func smooth(p []point, closed bool) []point {
-	const parts = 10
+	const parts = 8
 	n := len(p)
 	at := func(i int) point {
 		if closed {
@@ -180,33 +180,33 @@ func (c *canvas) put(x, y int, p rgb, alpha float64) {
 
 // fill paints a shape evenly.
 func (c *canvas) fill(s shape, p paint, alpha float64) {
-	c.each(s, func(x, y int, px, py, d float64) {
+	c.each(s, 0.5, func(x, y int, px, py, d float64) {
 		c.put(x, y, p(px, py), alpha*cover(d))
 	})
 }
 
 // soft paints a shape that fades away over the given distance at its edge.
 func (c *canvas) soft(s shape, p paint, alpha, fade float64) {
-	for y := range side {
-		for x := range side {
-			px, py := float64(x)+0.5, float64(y)+0.5
-			t := min(max(0.5-s(px, py)/fade, 0), 1)
-			c.put(x, y, p(px, py), alpha*t*t*(3-2*t))
-		}
-	}
+	c.each(s, fade/2, func(x, y int, px, py, d float64) {
+		t := min(max(0.5-d/fade, 0), 1)
+		c.put(x, y, p(px, py), alpha*t*t*(3-2*t))
+	})
 }
 
 // body paints a shape as a solid thing: its edge is round over the depth, lit
 // from the upper left, with a thin dark line around.
 func (c *canvas) body(s shape, p paint, depth float64) {
 	c.fill(grown(s, 2.5), func(x, y float64) rgb { return p(x, y).mix(hex(0x1a1320), 0.58) }, 1)
-	c.each(s, func(x, y int, px, py, d float64) {
-		const h = 0.75
-		gx, gy := s(px+h, py)-s(px-h, py), s(px, py+h)-s(px, py-h)
-		if l := math.Hypot(gx, gy); l > 0 {
-			gx, gy = gx/l, gy/l
-		}
+	c.each(s, 0.5, func(x, y int, px, py, d float64) {
+		var gx, gy float64
 		k := min(max(1+d/depth, 0), 1)
+		if k > 0 {
+			const h = 0.75
+			gx, gy = s(px+h, py)-s(px-h, py), s(px, py+h)-s(px, py-h)
+			if l := math.Hypot(gx, gy); l > 0 {
+				gx, gy = gx/l, gy/l
+			}
+		}
 		k *= k * (3 - 2*k) * 0.95
 		nz := math.Sqrt(1 - k*k)
 		light := -0.5*gx*k - 0.6*gy*k + 0.62*nz
@@ -221,18 +221,18 @@ func (c *canvas) body(s shape, p paint, depth float64) {
 	})
 }
 
-// each calls f for every pixel that a shape touches.
-func (c *canvas) each(s shape, f func(x, y int, px, py, d float64)) {
-	const block = 16 // whole blocks that are far away are left out
+// each calls f for every pixel that is in a shape, or no farther from it.
+func (c *canvas) each(s shape, far float64, f func(x, y int, px, py, d float64)) {
+	const block = 16 // whole blocks that are too far away are left out
 	for by := 0; by < side; by += block {
 		for bx := 0; bx < side; bx += block {
-			if s(float64(bx)+block/2, float64(by)+block/2) > 3*block {
+			if s(float64(bx)+block/2, float64(by)+block/2) > block*0.75+far {
 				continue
 			}
 			for y := by; y < by+block; y++ {
 				for x := bx; x < bx+block; x++ {
 					px, py := float64(x)+0.5, float64(y)+0.5
-					if d := s(px, py); d < 0.5 {
+					if d := s(px, py); d < far {
 						f(x, y, px, py, d)
 					}
 				}

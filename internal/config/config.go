@@ -6,6 +6,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -147,14 +148,41 @@ func Register(flags *pflag.FlagSet) {
 		if s.flag == "" {
 			continue
 		}
-		doc := strings.ReplaceAll(s.doc, "`", "") + " [" + s.variable + "]"
-		flags.String(s.flag, s.def, doc)
-		if s.example == "true" { // a switch
-			flags.Lookup(s.flag).NoOptDefVal = "true"
+		v := &flagValue{text: s.def, kind: kind(s.example)}
+		f := flags.VarPF(v, s.flag, "", strings.ReplaceAll(s.doc, "`", "")+" ["+s.variable+"]")
+		if v.kind == "bool" {
+			f.NoOptDefVal = "true"
 		}
 	}
 	flags.Bool("embedded", false, "run the broker and the object storage in this process, with their data in --data")
 	flags.Bool("simulate", false, "with --embedded: simulated providers on loopback; nothing is bought")
+}
+
+// flagValue holds a flag's text until Load: mistakes are reported together
+// with those of the environment.
+type flagValue struct{ text, kind string }
+
+func (v *flagValue) String() string     { return v.text }
+func (v *flagValue) Set(s string) error { v.text = s; return nil }
+func (v *flagValue) Type() string       { return v.kind }
+
+// kind names the type of a setting in a command's help.
+func kind(example string) string {
+	if _, err := time.ParseDuration(example); err == nil {
+		return "duration"
+	}
+	if _, err := strconv.Atoi(example); err == nil {
+		return "int"
+	}
+	switch {
+	case example == "true":
+		return "bool"
+	case strings.Contains(example, "://"):
+		return "url"
+	case strings.HasPrefix(example, "/"):
+		return "path"
+	}
+	return "string"
 }
 
 // IsSetting reports whether a flag is one that Register adds.

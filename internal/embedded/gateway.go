@@ -1,13 +1,14 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
+	"sync"
 
 	"github.com/rs/zerolog"
 	"github.com/versity/versitygw/auth"
@@ -20,77 +21,92 @@ import (
 // gateway is the running S3 server.
 type gateway struct {
 	addr   string
+	front  *front
 	cancel context.CancelFunc
 	done   chan struct{}
-	err    error // after done
+	err    error  // after done
+	temp   string // folder to remove, if any
 }
 
 // startGateway serves <dir>/s3 as S3.
-func startGateway(ctx context.Context, dir, listen string, keys keyPair, log zerolog.Logger) (*gateway, error) {
+func startGateway(ctx context.Context, dir, addr string, keys keyPair, log zerolog.Logger) (_ *gateway, err error) {
 	log = log.With().Str("server", "s3").Logger()
-	if listen != "" {
-		host, port, err := probe(ctx, listen, "S3 server", "--s3-listen")
-		if err != nil {
-			return nil, err
-		}
-		return serve(ctx, dir, net.JoinHostPort(host, strconv.Itoa(port)), keys, log)
-	}
-	var err error
-	for range 5 { // the port is free when it is found, and may be gone when it is used
-		var port int
-		if _, port, err = probe(ctx, "127.0.0.1:0", "S3 server", "--s3-listen"); err != nil {
-			return nil, err
-		}
-		var g *gateway
-		if g, err = serve(ctx, dir, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), keys, log); err == nil {
-			return g, nil
-		}
-	}
-	return nil, err
-}
-
-func serve(ctx context.Context, dir, addr string, keys keyPair, log zerolog.Logger) (*gateway, error) {
-	root := filepath.Join(dir, "s3")
-	backend, err := openFolders(root, filepath.Join(dir, "meta"), log)
-	if err != nil {
-		return nil, fmt.Errorf("S3 server: %w", err)
+	addr = cmp.Or(addr, "127.0.0.1:0")
+	if _, _, err := splitAddr("S3 server", addr, "--s3-listen"); err != nil {
+		return nil, err
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	g := &gateway{addr: addr, cancel: cancel, done: make(chan struct{})}
+	g := &gateway{cancel: cancel, done: make(chan struct{})}
+	socket, err := g.socket(dir)
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("S3 server: %w", err)
+	}
+	if g.front, err = listen(ctx, addr, socket, log); err != nil {
+		cancel()
+		return nil, errors.Join(err, os.RemoveAll(g.temp))
+	}
+	g.addr = g.front.listener.Addr().String()
 	listening := make(chan struct{})
-	cfg := &embedgw.Config{
+	go g.run(run, dir, socket, keys, log, sync.OnceFunc(func() { close(listening) }))
+	select {
+	case <-listening:
+		return g, nil
+	case <-g.done:
+		err = errors.New("it stopped at once")
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	return nil, fmt.Errorf("S3 server: %w", errors.Join(err, g.close(context.WithoutCancel(ctx))))
+}
+
+// socket chooses the path of the socket between front and server. The system
+// limits its length to about 100 bytes.
+func (g *gateway) socket(dir string) (string, error) {
+	path := filepath.Join(dir, "s3.sock")
+	if len(path) > 100 {
+		var err error
+		if g.temp, err = os.MkdirTemp("", "meshmill-"); err != nil {
+			return "", err
+		}
+		path = filepath.Join(g.temp, "s3.sock")
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a killed process
+		return "", err
+	}
+	return path, nil
+}
+
+func (g *gateway) run(ctx context.Context, dir, socket string, keys keyPair, log zerolog.Logger, listening func()) {
+	defer close(g.done)
+	backend, err := openFolders(filepath.Join(dir, "s3"), filepath.Join(dir, "meta"), log)
+	if err != nil {
+		g.err = err
+		return
+	}
+	defer backend.Shutdown()
+	g.err = embedgw.RunVersityGW(ctx, backend, &embedgw.Config{
 		RootUserAccess: keys.id, RootUserSecret: keys.secret, Region: region,
-		Ports:          []string{addr},
+		Ports: []string{socket}, SocketPerm: "0600",
 		MaxConnections: 4096, MaxRequests: 4096, MultipartMaxParts: 10000,
 		Quiet:     true, // nothing on standard output
 		KeepAlive: true,
 		// Given, because the library says on standard output when it is not.
 		IAMService:  auth.NewIAMServiceSingle(auth.Account{Access: keys.id, Secret: keys.secret, Role: auth.RoleAdmin}),
 		DisableACLs: true,
-		S3Options:   []s3api.Option{s3api.WithOnListen(func() { close(listening) })},
-	}
-	go func() {
-		defer close(g.done)
-		defer backend.Shutdown()
-		g.err = embedgw.RunVersityGW(run, backend, cfg)
-	}()
-	select {
-	case <-listening:
-		return g, nil
-	case <-g.done:
-		err = fmt.Errorf("S3 server: %w", g.err)
-		if g.err == nil {
-			err = errors.New("S3 server: it stopped at once")
-		}
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
-	return nil, errors.Join(err, g.close(context.WithoutCancel(ctx)))
+		S3Options:   []s3api.Option{s3api.WithOnListen(listening)},
+	})
 }
 
 func (g *gateway) close(ctx context.Context) error {
+	g.front.refuse()
 	g.cancel()
-	return wait(ctx, g.done, "the S3 server")
+	err := wait(ctx, g.done, "the S3 server")
+	g.front.close()
+	if err == nil {
+		err = g.err
+	}
+	return errors.Join(err, os.RemoveAll(g.temp))
 }
 
 // openFolders opens root as the S3 server's backend. posix.New changes the

@@ -32,7 +32,10 @@ func startNATS(ctx context.Context, dir, listen string, auth *credsAuth, log zer
 		AlwaysEnableNonce:          true, // auth needs it
 	}
 	if listen != "" {
-		host, port, err := probe(ctx, listen, "NATS server", "--nats-listen")
+		host, port, err := splitAddr("NATS server", listen, "--nats-listen")
+		if err == nil {
+			err = probe(ctx, listen)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -92,9 +95,7 @@ func drain(ctx context.Context, nc *nats.Conn) {
 	nc.Close()
 }
 
-// probe finds out whether an address can be listened on, because the servers
-// tell it late and badly.
-func probe(ctx context.Context, addr, what, flag string) (host string, port int, err error) {
+func splitAddr(what, addr, flag string) (host string, port int, err error) {
 	host, p, err := net.SplitHostPort(addr)
 	if err == nil {
 		port, err = strconv.Atoi(p)
@@ -102,18 +103,17 @@ func probe(ctx context.Context, addr, what, flag string) (host string, port int,
 	if err != nil || host == "" || port < 0 || port > 65535 {
 		return "", 0, fmt.Errorf("%s: %q is not an address like 127.0.0.1:4222 (%s)", what, addr, flag)
 	}
+	return host, port, nil
+}
+
+// probe finds out whether the broker can listen, because the broker itself
+// tells it late and badly.
+func probe(ctx context.Context, addr string) error {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
-		text := err
-		if op, ok := errors.AsType[*net.OpError](err); ok {
-			text = op.Err
-		}
-		return "", 0, fmt.Errorf("%s: cannot listen on %s: %w: stop what uses it, or choose another address with %s", what, addr, text, flag)
+		return inUse("NATS server", addr, "--nats-listen", err)
 	}
-	if port == 0 {
-		port = l.Addr().(*net.TCPAddr).Port
-	}
-	return host, port, l.Close()
+	return l.Close()
 }
 
 // credsAuth admits the holder of one credentials file. So the address needs no

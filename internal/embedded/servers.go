@@ -56,7 +56,9 @@ type Servers struct {
 // ErrRunning: the S3 server's library allows one instance in a process.
 var ErrRunning = errors.New("embedded servers already run in this process: shut them down first")
 
-var running atomic.Bool
+// running also keeps the servers from the garbage collector, which would close
+// the lock of servers that their owner only lets run.
+var running atomic.Pointer[Servers]
 
 const (
 	startTimeout = 30 * time.Second // until NATS has read its streams
@@ -71,10 +73,10 @@ const (
 // Start changes the working directory and puts it back before it returns: call
 // it before anything else in the process uses relative paths.
 func Start(ctx context.Context, cfg Config) (_ *Servers, err error) {
-	if !running.CompareAndSwap(false, true) {
+	s := &Servers{log: cfg.Log}
+	if !running.CompareAndSwap(nil, s) {
 		return nil, ErrRunning
 	}
-	s := &Servers{log: cfg.Log}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("embedded servers: %w", err)
@@ -184,7 +186,7 @@ func (s *Servers) Shutdown(ctx context.Context) error {
 }
 
 func (s *Servers) close(ctx context.Context) error {
-	defer running.Store(false)
+	defer running.Store(nil)
 	var errs []error
 	s.mu.Lock()
 	conns := s.conns

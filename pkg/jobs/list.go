@@ -56,8 +56,10 @@ func idSet(ids []string) map[string]bool {
 // one up of the request, with State Queued. Without either it returns an error
 // that is ErrNotFound.
 func (c *Client) Get(ctx context.Context, id string) (*Record, error) {
-	for r, err := range c.List(ctx, Filter{IDs: []string{id}}) {
-		return r, err
+	for range 2 { // a look can miss a record at the moment in which it is replaced
+		for r, err := range c.List(ctx, Filter{IDs: []string{id}}) {
+			return r, err
+		}
 	}
 	return nil, fmt.Errorf("job %s: %w", clip(id), ErrNotFound)
 }

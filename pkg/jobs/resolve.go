@@ -126,11 +126,13 @@ func (c *Client) cancelRecord(ctx context.Context, id string) (*Record, error) {
 // message. If a worker creates the record first, that one is cancelled.
 func (c *Client) cancelQueued(ctx context.Context, id string) (*Record, error) {
 	for range maxConflicts {
-		_, revision, err := c.record(ctx, id) // of a deleted key, if there was one
+		r, revision, err := c.record(ctx, id) // of a deleted key, if there was one
 		if err != nil {
 			return nil, err
 		}
-		var r *Record
+		if r != nil { // a worker was faster
+			return c.cancelRecord(ctx, id)
+		}
 		err = c.last(ctx, c.names.JobsStream(), []string{c.names.JobAnywhere(id)}, func(m stored) {
 			if q := c.queuedRecord(m); q != nil {
 				r = q
