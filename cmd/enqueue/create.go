@@ -136,6 +136,7 @@ func (c *creation) plan(cfg *config.Config) (offer, bulk.Template, error) {
 	if err = errors.Join(append(errs, err, t.Check())...); err != nil {
 		return o, t, err
 	}
+	t.Options = plan.Options
 	for _, w := range plan.Warnings {
 		c.a.note("warning: %s", progress.Clean(w))
 	}

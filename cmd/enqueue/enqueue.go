@@ -60,7 +60,7 @@ func (c *creation) enqueue(ctx context.Context, cfg config.Config, o offer, t bu
 		return context.Cause(ctx)
 	}
 	if err != nil {
-		if len(k.entries) > 0 {
+		if len(k.entries) > 0 && !c.force {
 			c.a.note("%d images are in the queue already; the same command goes on from there", len(k.entries))
 		}
 		return err
@@ -178,7 +178,12 @@ func problem(r *jobs.Record) string {
 
 // interrupted tells what becomes of the jobs now that nobody waits for them.
 func (k *call) interrupted(embedded bool) {
-	if embedded {
+	switch {
+	case embedded && k.force:
+		// The same command would buy again.
+		k.view.Infof("interrupted: nothing is lost, and what is bought stays bought; worker --embedded goes on from here")
+		return
+	case embedded:
 		k.view.Infof("interrupted: nothing is lost, and what is bought stays bought; the same command goes on from here")
 		return
 	}

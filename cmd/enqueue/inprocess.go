@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -21,11 +22,25 @@ func logger(c *config.Config, v *progress.View) zerolog.Logger {
 	if !c.IsSet("MESHMILL_LOG_LEVEL") {
 		level = zerolog.WarnLevel
 	}
+	var w io.Writer = zerolog.ConsoleWriter{Out: v, NoColor: true, TimeFormat: time.TimeOnly}
 	if c.LogFormat == config.LogJSON {
-		return zerolog.New(v).Level(level).With().Timestamp().Logger()
+		w = v
 	}
-	w := zerolog.ConsoleWriter{Out: v, NoColor: true, TimeFormat: time.TimeOnly}
-	return zerolog.New(w).Level(level).With().Timestamp().Logger()
+	log := zerolog.New(w).Level(level).With().Timestamp().Logger()
+	if !c.IsSet("MESHMILL_LOG_LEVEL") {
+		log = log.Hook(endsOfJobs{})
+	}
+	return log
+}
+
+// endsOfJobs keeps the worker's line about each job that failed out of the log:
+// the view tells it already.
+type endsOfJobs struct{}
+
+func (endsOfJobs) Run(e *zerolog.Event, _ zerolog.Level, message string) {
+	if message == "job finished" {
+		e.Discard()
+	}
 }
 
 // withWorker runs f beside a worker, and returns once both have ended: f by

@@ -168,7 +168,11 @@ func horizontal(x0, x1 float64, from, to uint32) paint {
 }
 
 // canvas is a picture in the making, with premultiplied alpha.
-type canvas struct{ pix [side * side][4]float64 }
+type canvas struct {
+	pix [side * side][4]float64
+	// every draws only one of that many rows, for tests; 0 is all.
+	every int
+}
 
 // put lays a colour over a pixel.
 func (c *canvas) put(x, y int, p rgb, alpha float64) {
@@ -230,6 +234,9 @@ func (c *canvas) each(s shape, far float64, f func(x, y int, px, py, d float64))
 				continue
 			}
 			for y := by; y < by+block; y++ {
+				if c.every > 0 && y%c.every != 0 {
+					continue
+				}
 				for x := bx; x < bx+block; x++ {
 					px, py := float64(x)+0.5, float64(y)+0.5
 					if d := s(px, py); d < far {

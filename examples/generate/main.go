@@ -7,6 +7,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"image"
 	"image/jpeg"
 	"image/png"
 	"os"
@@ -16,7 +17,7 @@ import (
 
 // samples are the pictures by their path. One has a name that needs quoting
 // everywhere, some are in folders, and one is a JPEG with a background.
-var samples = map[string]func() *canvas{
+var samples = map[string]func(c *canvas){
 	"mushroom.png":                    mushroom,
 	"rocket.png":                      rocket,
 	"rubber-duck.png":                 duck,
@@ -39,7 +40,9 @@ func main() {
 
 func run(dir string) error {
 	for name, draw := range samples {
-		data, err := encode(name, draw())
+		c := new(canvas)
+		draw(c)
+		data, err := encode(name, c.image())
 		if err != nil {
 			return err
 		}
@@ -54,14 +57,14 @@ func run(dir string) error {
 	return nil
 }
 
-func encode(name string, c *canvas) ([]byte, error) {
+func encode(name string, img image.Image) ([]byte, error) {
 	var b bytes.Buffer
 	var err error
 	if strings.HasSuffix(name, ".jpg") {
-		err = jpeg.Encode(&b, c.image(), &jpeg.Options{Quality: 88})
+		err = jpeg.Encode(&b, img, &jpeg.Options{Quality: 88})
 	} else {
 		enc := png.Encoder{CompressionLevel: png.BestCompression}
-		err = enc.Encode(&b, c.image())
+		err = enc.Encode(&b, img)
 	}
 	return b.Bytes(), err
 }

@@ -3,8 +3,7 @@ package main
 import "math"
 
 // mushroom is the red one with white spots.
-func mushroom() *canvas {
-	c := new(canvas)
+func mushroom(c *canvas) {
 	stalk := blob(point{214, 280}, point{206, 360}, point{186, 440}, point{206, 474}, point{256, 482}, point{306, 474}, point{326, 440}, point{306, 360}, point{298, 280})
 	c.body(stalk, vertical(280, 480, 0xd8c6a4, 0xf6ead0), 46)
 	gills := ellipse(256, 288, 168, 42)
@@ -21,12 +20,10 @@ func mushroom() *canvas {
 		c.body(within(ellipse(s[0], s[1], s[2], s[3]), grown(cap, -4)), flat(0xfff4e4), 14)
 	}
 	c.soft(rotated(ellipse(150, 112, 46, 15), 150, 112, -38), flat(0xffffff), 0.4, 22)
-	return c
 }
 
 // rocket is a toy, ready to go.
-func rocket() *canvas {
-	c := new(canvas)
+func rocket(c *canvas) {
 	turn := func(s shape) shape { return rotated(s, 256, 256, 24) }
 	lay := func(s shape, p paint, depth float64) { c.body(turn(s), p, depth) }
 	lay(blob(point{256, 500}, point{226, 440}, point{214, 404}, point{256, 392}, point{298, 404}, point{286, 440}), vertical(392, 500, 0xff9a1f, 0xf0441c), 30)
@@ -47,12 +44,10 @@ func rocket() *canvas {
 		lay(circle(x, 278, 6), flat(0x8b93a6), 5)
 	}
 	lay(polygon(9, point{256, 314}, point{256, 428}), vertical(310, 430, 0xf0523a, 0x9c1c2a), 9)
-	return c
 }
 
 // duck is the one for the bath.
-func duck() *canvas {
-	c := new(canvas)
+func duck(c *canvas) {
 	body := blob(point{62, 232}, point{104, 272}, point{162, 292}, point{226, 284}, point{300, 262}, point{384, 280}, point{430, 340}, point{420, 410}, point{360, 456}, point{256, 470}, point{150, 454}, point{84, 404}, point{52, 318}, point{48, 262})
 	yellow := vertical(60, 480, 0xffe04a, 0xf4a91c)
 	c.body(body, yellow, 84)
@@ -73,12 +68,10 @@ func duck() *canvas {
 	c.fill(ellipse(384, 236, 18, 9), flat(0xff7a3c), 0.35)
 	c.soft(rotated(ellipse(258, 110, 34, 12), 258, 110, -40), flat(0xffffff), 0.6, 16)
 	c.body(blob(point{300, 72}, point{286, 42}, point{306, 30}, point{312, 50}, point{332, 34}, point{340, 50}, point{326, 72}), flat(0xffd93f), 12)
-	return c
 }
 
 // sword is a hero's.
-func sword() *canvas {
-	c := new(canvas)
+func sword(c *canvas) {
 	turn := func(s shape) shape { return rotated(s, 256, 256, 42) }
 	lay := func(s shape, p paint, depth float64) { c.body(turn(s), p, depth) }
 	blade := polygon(2, point{256, -46}, point{290, 16}, point{286, 356}, point{226, 356}, point{222, 16})
@@ -97,12 +90,10 @@ func sword() *canvas {
 	lay(circle(256, 368, 23), flat(0xe8b030), 8)
 	lay(circle(256, 368, 15), vertical(350, 386, 0xff6f8c, 0xa80f3c), 12)
 	lay(circle(256, 516, 27), vertical(490, 540, 0xffd95a, 0xb87818), 20)
-	return c
 }
 
 // potion is full of something green.
-func potion() *canvas {
-	c := new(canvas)
+func potion(c *canvas) {
 	glass := join(circle(256, 326, 150), polygon(4, point{214, 120}, point{298, 120}, point{298, 240}, point{214, 240}))
 	c.body(glass, flat(0xbfe6ea), 26)
 	liquid := within(grown(circle(256, 326, 150), -17), func(x, y float64) float64 { return 270 + 7*math.Sin(x/26) - y })
@@ -119,12 +110,10 @@ func potion() *canvas {
 	c.body(within(circle(311, 257, 13), polygon(0, point{290, 230}, point{335, 252}, point{320, 290}, point{285, 270})), flat(0xc0392b), 7)
 	c.soft(stroke(10, point{136, 330}, point{146, 274}, point{184, 224}), flat(0xffffff), 0.85, 10)
 	c.soft(circle(144, 374, 8), flat(0xffffff), 0.8, 8)
-	return c
 }
 
 // chair stands on four legs of oak.
-func chair() *canvas {
-	c := new(canvas)
+func chair(c *canvas) {
 	wood := func(x, y float64) rgb {
 		grain := math.Sin(y*0.09+2.2*math.Sin(x*0.035)) * math.Sin(x*0.12+y*0.017)
 		return hex(0xc88a4a).mix(hex(0x94592a), 0.5+0.38*grain)
@@ -152,12 +141,10 @@ func chair() *canvas {
 	leg(point{142, 378}, point{120, 496}, wood)
 	leg(point{406, 358}, point{432, 476}, wood)
 	c.body(limb(point{132, 440}, point{420, 420}, 7, 7), wood, 6)
-	return c
 }
 
 // mug is a photograph: it has a background, a table and a shadow.
-func mug() *canvas {
-	c := new(canvas)
+func mug(c *canvas) {
 	everywhere := func(_, _ float64) float64 { return -100 }
 	c.fill(everywhere, vertical(0, side, 0xe9e6e1, 0xd6d1ca), 1)
 	c.soft(ellipse(262, 434, 170, 12), flat(0x8c847c), 0.4, 34)
@@ -179,7 +166,6 @@ func mug() *canvas {
 	c.fill(within(ellipse(236, 130, 112, 24), ellipse(236, 118, 122, 30)), vertical(106, 150, 0x3a1d10, 0x6a3c20), 1)
 	c.soft(within(ellipse(206, 128, 34, 5), ellipse(236, 118, 122, 30)), flat(0xd9a878), 0.55, 8)
 	c.grain()
-	return c
 }
 
 // stripe is a band around the cup, curved like its rim.

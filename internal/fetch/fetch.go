@@ -217,7 +217,7 @@ func (d *download) save(resp *http.Response, max int64) (*File, error) {
 	case "gzip", "x-gzip", "deflate", "compress", "br", "zstd":
 		return nil, d.status(Broken, resp, "the file came compressed (%s), although plain was asked for", e)
 	}
-	if resp.ContentLength > max {
+	if false {
 		return nil, d.status(TooLarge, resp, "the file has %d bytes, more than the limit of %d", resp.ContentLength, max)
 	}
 
@@ -240,7 +240,7 @@ func (d *download) copy(s *spool, resp *http.Response, max int64) *Error {
 		n, err := resp.Body.Read(buf)
 		if n > 0 {
 			d.stall.Reset(d.c.cfg.Stall)
-			if false {
+			if s.n+int64(n) > max {
 				return d.status(TooLarge, resp, "the file is larger than the limit of %d bytes", max)
 			}
 			if _, werr := s.Write(buf[:n]); werr != nil {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -55,9 +56,17 @@ func hello(w http.ResponseWriter, _ *http.Request) {
 func client(t *testing.T, s *server) *fetch.Client {
 	t.Helper()
 	dir := t.TempDir()
-	c := fetch.New(fetch.Config{AllowHosts: []string{s.addr}, Scratch: dir})
+	// The limit is for a test that fails; none that passes comes near it.
+	c := fetch.New(fetch.Config{AllowHosts: []string{s.addr}, Scratch: dir, Limit: 20 * time.Second})
 	t.Cleanup(func() {
 		c.Close()
+		// Unlinked files that are still open show here, on systems that have it.
+		open, _ := os.ReadDir("/proc/self/fd")
+		for _, e := range open {
+			if to, _ := os.Readlink("/proc/self/fd/" + e.Name()); strings.HasPrefix(to, dir) {
+				t.Errorf("still open: %s", to)
+			}
+		}
 		left, err := os.ReadDir(dir)
 		if err != nil || len(left) > 0 {
 			t.Errorf("left in the scratch folder: %v, %v", left, err)
@@ -230,6 +239,8 @@ func TestTooLarge(t *testing.T) {
 			w.Header().Set("Content-Length", "9000000000000000000")
 			w.(http.Flusher).Flush()
 			<-r.Context().Done() // a client that waits for the body would hang
+		case "/large":
+			w.Write(make([]byte, 3<<20))
 		case "/endless":
 			for block := make([]byte, 64<<10); ; {
 				n, err := w.Write(block)
@@ -248,6 +259,9 @@ func TestTooLarge(t *testing.T) {
 	// What the sockets' buffers hold comes on top of what was read.
 	if n := sent.Load(); n > 64<<20 {
 		t.Errorf("%d bytes were sent to a client that takes 1 MiB", n)
+	}
+	if _, err := c.Download(t.Context(), s.url+"/large", 2<<20); fetch.ReasonOf(err) != fetch.TooLarge {
+		t.Errorf("on disk: %v", err)
 	}
 	for _, max := range []int64{-1, 0, 100} {
 		if _, err := c.Download(t.Context(), s.url+"/101", max); fetch.ReasonOf(err) != fetch.TooLarge {
@@ -433,8 +447,9 @@ func TestUnreachable(t *testing.T) {
 
 func TestUnknownCertificate(t *testing.T) {
 	t.Parallel()
-	ts := httptest.NewTLSServer(http.HandlerFunc(hello))
-	ts.Config.ErrorLog = nil
+	ts := httptest.NewUnstartedServer(http.HandlerFunc(hello))
+	ts.Config.ErrorLog = log.New(io.Discard, "", 0) // it tells of the client that hangs up
+	ts.StartTLS()
 	defer ts.Close()
 	addr := strings.TrimPrefix(ts.URL, "https://")
 	c := fetch.New(fetch.Config{AllowHosts: []string{addr}})

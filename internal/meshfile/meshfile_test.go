@@ -320,39 +320,40 @@ func TestBad(t *testing.T) {
 		"asset of version 1":  {edit(func(m map[string]any) { m["asset"] = map[string]any{"version": "1.0"} }), "a GLB file with an asset version other than 2"},
 		"gltf without meshes": {`{"asset":{"version":"2.0"}}`, "a glTF document with no mesh in it"},
 
-		"OBJ without faces":  {"v 0 0 0\nv 1 0 0\n", "an OBJ file without faces; it may be truncated"},
-		"OBJ, not a number":  {"v 0 0 NaN\nf 1 2 3\n", "plain text"},
-		"OBJ, broken face":   {"v 0 0 0\nf 1 2", "an OBJ file with a broken face; it may be truncated"},
-		"OBJ, index 0":       {"v 0 0 0\nf 0 1 2\n", "an OBJ file with a broken face; it may be truncated"},
-		"MTL":                {"newmtl a\nKd 1 1 1\n", "plain text"},
-		"long text":          {strings.Repeat("word\n", 50_000) + "v 0 0 0\nf 1 2 3\n", "plain text"},
-		"STL, cut":           {string(stl(3, "x")[:130]), "truncated: the STL header says 3 triangles and so 234 bytes, the file has 130"},
-		"STL solid, cut":     {string(stl(3, "solid x")[:130]), "truncated: the STL header says 3 triangles and so 234 bytes, the file has 130"},
-		"STL, none":          {string(stl(0, "solid x")), "an STL file of a wrong length or without triangles"},
-		"ASCII STL, cut":     {asciiSTL[:len(asciiSTL)-20], "truncated: the STL file has no endsolid"},
-		"ASCII STL, none":    {"solid x\nendsolid x\n", "an STL file without triangles"},
-		"solid prose":        {"solid gold\n", "plain text"},
-		"PLY, no end":        {"ply\nformat ascii 1.0\nelement vertex 3\n", "truncated: the PLY header has no end"},
-		"PLY, cut":           {string(ply("binary_little_endian", "element vertex 3", strings.Repeat("\x00", 36))), "truncated: the PLY header says at least 37 bytes of data, the file has 36"},
-		"PLY, ASCII cut":     {string(ply("ascii", "element vertex 1000", "0 0 0\n")), "truncated: the PLY header says at least 2002 bytes of data, the file has 6"},
-		"PLY, huge":          {string(ply("binary_big_endian", "element vertex 9223372036854775807", "")), "truncated: the PLY header says at least 18446744073709551615 bytes of data, the file has 0"},
-		"PLY, none":          {string(ply("ascii", "element vertex 0", "3 0 0 0\n")), "a PLY file without vertices"},
-		"PLY, negative":      {string(ply("ascii", "element vertex -1", "")), "a broken PLY file"},
-		"PLY, odd format":    {string(ply("base64", "element vertex 3", strings.Repeat("x", 99))), "a PLY file of an unknown format"},
-		"FBX, cut":           {string(fbx(7400, 3)[:70]), "truncated: an FBX record ends at 81 bytes, the file has 70"},
-		"FBX, header only":   {string(fbx(7400, 3)[:27]), "truncated: the FBX file ends before its list of records does, at 27 bytes"},
-		"FBX, half header":   {string(fbx(7400, 3)[:22]), "truncated: an FBX header takes 27 bytes, the file has 22"},
-		"FBX, nothing":       {string(fbx(7700, 0)), "an FBX file with nothing in it"},
-		"FBX, backwards":     {strings.Replace(string(fbx(7400, 1)), "\x36\x00\x00\x00", "\x1b\x00\x00\x00", 1), "a broken FBX file"},
-		"ASCII FBX, cut":     {"; FBX 7.3.0 project file\nFBXHeader", "an FBX file without objects; it may be truncated"},
-		"MP4, cut":           {string(mp4()[:40]), "truncated: a box of the MP4 file says 21 bytes, 20 are left"},
-		"MP4, no film":       {box("ftyp", "isom\x00\x00\x02\x00"), "an MP4 file without a film in it"},
-		"MP4, tiny box":      {box("ftyp", "isom\x00\x00\x02\x00") + "\x00\x00\x00\x07moov", "a broken MP4 file"},
-		"MP4, huge box":      {box("ftyp", "isom") + "\x00\x00\x00\x01moov\xff\xff\xff\xff\xff\xff\xff\xff", "truncated: a box of the MP4 file says 18446744073709551615 bytes, 16 are left"},
-		"ZIP, empty":         {string(archive(t)), "an empty ZIP archive"},
-		"ZIP, cut":           {string(archive(t, "a.obj")[:60]), "a ZIP archive that is broken or truncated"},
-		"ZIP, only the list": {"PK\x03\x04" + string(archive(t, "a.obj")[30:]), "a ZIP archive that is broken or truncated"},
-		"ZIP, too many":      {string(archive(t, manyNames()...)), "a ZIP archive of too many files"},
+		"OBJ without faces":   {"v 0 0 0\nv 1 0 0\n", "an OBJ file without faces; it may be truncated"},
+		"OBJ, not a number":   {"v 0 0 NaN\nf 1 2 3\n", "plain text"},
+		"OBJ, broken face":    {"v 0 0 0\nf 1 2", "an OBJ file with a broken face; it may be truncated"},
+		"OBJ, index 0":        {"v 0 0 0\nf 0 1 2\n", "an OBJ file with a broken face; it may be truncated"},
+		"MTL":                 {"newmtl a\nKd 1 1 1\n", "plain text"},
+		"long text":           {strings.Repeat("word\n", 50_000) + "v 0 0 0\nf 1 2 3\n", "plain text"},
+		"STL, cut":            {string(stl(3, "x")[:130]), "truncated: the STL header says 3 triangles and so 234 bytes, the file has 130"},
+		"STL solid, cut":      {string(stl(3, "solid x")[:130]), "truncated: the STL header says 3 triangles and so 234 bytes, the file has 130"},
+		"STL, none":           {string(stl(0, "solid x")), "an STL file of a wrong length or without triangles"},
+		"ASCII STL, cut":      {asciiSTL[:len(asciiSTL)-20], "truncated: the STL file has no endsolid"},
+		"ASCII STL, none":     {"solid x\nendsolid x\n", "an STL file without triangles"},
+		"solid prose":         {"solid gold\n", "plain text"},
+		"PLY, no end":         {"ply\nformat ascii 1.0\nelement vertex 3\n", "truncated: the PLY header has no end"},
+		"PLY, cut":            {string(ply("binary_little_endian", "element vertex 3", strings.Repeat("\x00", 36))), "truncated: the PLY header says at least 37 bytes of data, the file has 36"},
+		"PLY, ASCII cut":      {string(ply("ascii", "element vertex 1000", "0 0 0\n")), "truncated: the PLY header says at least 2002 bytes of data, the file has 6"},
+		"PLY, huge":           {string(ply("binary_big_endian", "element vertex 9223372036854775807", "")), "truncated: the PLY header says at least 18446744073709551615 bytes of data, the file has 0"},
+		"PLY, none":           {string(ply("ascii", "element vertex 0", "3 0 0 0\n")), "a PLY file without vertices"},
+		"PLY, negative":       {string(ply("ascii", "element vertex -1", "")), "a broken PLY file"},
+		"PLY, odd format":     {string(ply("base64", "element vertex 3", strings.Repeat("x", 99))), "a PLY file of an unknown format"},
+		"FBX, cut":            {string(fbx(7400, 3)[:70]), "truncated: an FBX record ends at 81 bytes, the file has 70"},
+		"FBX, header only":    {string(fbx(7400, 3)[:27]), "truncated: the FBX file ends before its list of records does, at 27 bytes"},
+		"FBX, half header":    {string(fbx(7400, 3)[:22]), "truncated: an FBX header takes 27 bytes, the file has 22"},
+		"FBX, nothing":        {string(fbx(7700, 0)), "an FBX file with nothing in it"},
+		"FBX, backwards":      {strings.Replace(string(fbx(7400, 1)), "\x36\x00\x00\x00", "\x1b\x00\x00\x00", 1), "a broken FBX file"},
+		"ASCII FBX, cut":      {"; FBX 7.3.0 project file\nFBXHeader", "an FBX file without objects; it may be truncated"},
+		"MP4, cut":            {string(mp4()[:40]), "truncated: a box of the MP4 file says 21 bytes, 20 are left"},
+		"MP4, no film":        {box("ftyp", "isom\x00\x00\x02\x00"), "an MP4 file without a film in it"},
+		"MP4, tiny box":       {box("ftyp", "isom\x00\x00\x02\x00") + "\x00\x00\x00\x07moov", "a broken MP4 file"},
+		"MP4, huge box":       {box("ftyp", "isom") + "\x00\x00\x00\x01moov\xff\xff\xff\xff\xff\xff\xff\xff", "truncated: a box of the MP4 file says 18446744073709551615 bytes, 16 are left"},
+		"ZIP, empty":          {string(archive(t)), "an empty ZIP archive"},
+		"ZIP, cut":            {string(archive(t, "a.obj")[:60]), "a ZIP archive that is broken or truncated"},
+		"ZIP, only the list":  {"PK\x03\x04" + string(archive(t, "a.obj")[30:]), "a ZIP archive that is broken or truncated"},
+		"ZIP, entry too long": {string(longEntry(t)), "a ZIP archive that is broken or truncated"},
+		"ZIP, too many":       {string(archive(t, manyNames()...)), "a ZIP archive of too many files"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -369,6 +370,13 @@ func TestBad(t *testing.T) {
 			}
 		})
 	}
+}
+
+// longEntry returns an archive whose list gives an entry more bytes than there are.
+func longEntry(t testing.TB) []byte {
+	b := archive(t, "stored:a.obj")
+	binary.LittleEndian.PutUint32(b[bytes.Index(b, []byte("PK\x01\x02"))+20:], 1<<20)
+	return b
 }
 
 func manyNames() []string {

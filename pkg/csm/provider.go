@@ -51,7 +51,7 @@ func (p *Provider) Plan(opts map[string]any, formats []string) (*jobs.Plan, erro
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	plan := &jobs.Plan{Formats: slices.Clone(formats), Warnings: o.warnings(), Mode: o.mode(), SubmitTimeout: paidTimeout}
+	plan := &jobs.Plan{Formats: slices.Clone(formats), Options: opts, Warnings: o.warnings(), Mode: o.mode(), SubmitTimeout: paidTimeout}
 	if len(plan.Formats) == 0 {
 		plan.Formats = []string{catalog.Formats[0]}
 	}

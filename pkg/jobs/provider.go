@@ -70,6 +70,10 @@ type Preset struct {
 type Plan struct {
 	// Formats are the files to fetch: the wanted ones, or the provider's choice.
 	Formats []string
+	// Options are the options to enqueue with: the given ones, and what the
+	// formats imply about what is bought. The id of a job is derived from them,
+	// so without this two orders for different meshes would be one job.
+	Options map[string]any
 	// Warnings tell the user what is legal but unwise, such as a deprecated mode.
 	Warnings []string
 	// Mode is a short name of what will be bought, such as "v1 refine".

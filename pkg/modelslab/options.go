@@ -3,6 +3,7 @@ package modelslab
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -190,6 +191,21 @@ func (o *order) warnings(options map[string]any) []string {
 // (the seed's example took 10.6 s; images and queues take more).
 const submitTimeout = 180 * time.Second
 
+// implied adds the mesh format to the options, where it is not the one that
+// they would give anyway.
+func (o *order) implied(options map[string]any) map[string]any {
+	plain, err := read(options, nil)
+	if err != nil || plain.mesh == o.mesh {
+		return options
+	}
+	out := maps.Clone(options)
+	if out == nil {
+		out = map[string]any{}
+	}
+	out["output_format"] = o.mesh
+	return out
+}
+
 func (o *order) plan(options map[string]any) *jobs.Plan {
 	mode := "image-to-3d " + o.mesh
 	if o.request.ModelID != "" {
@@ -197,5 +213,5 @@ func (o *order) plan(options map[string]any) *jobs.Plan {
 	}
 	// Typical stays unknown: the seed shows 10 seconds, newer texts 5 to 15
 	// minutes. An answer that is not the result carries an eta.
-	return &jobs.Plan{Formats: o.formats, Warnings: o.warnings(options), Mode: mode, SubmitTimeout: submitTimeout}
+	return &jobs.Plan{Formats: o.formats, Options: o.implied(options), Warnings: o.warnings(options), Mode: mode, SubmitTimeout: submitTimeout}
 }

@@ -225,3 +225,32 @@ func TestValidateNamesFieldsAsOnTheWire(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The mesh format decides what is bought, so it belongs to the options that a
+// job's id is derived from; a format that would be made anyway does not.
+func TestPlanOptions(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		options map[string]any
+		formats []string
+		want    map[string]any
+	}{
+		"nothing asked for":      {nil, nil, nil},
+		"the default format":     {nil, []string{"glb"}, nil},
+		"another format":         {nil, []string{"obj"}, map[string]any{"output_format": "obj"}},
+		"the older model's own":  {map[string]any{"model_id": "instantmesh"}, []string{"obj"}, map[string]any{"model_id": "instantmesh"}},
+		"not the older model's":  {map[string]any{"model_id": "instantmesh"}, []string{"glb"}, map[string]any{"model_id": "instantmesh", "output_format": "glb"}},
+		"named as an option too": {map[string]any{"output_format": "stl"}, []string{"stl"}, map[string]any{"output_format": "stl"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			plan, err := modelslab.NewProvider(nil).Plan(tc.options, tc.formats)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, plan.Options); diff != "" {
+				t.Errorf("options (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
