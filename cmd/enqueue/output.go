@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mattn/go-runewidth"
+
 	"github.com/meshmill/meshmill/internal/connect"
 	"github.com/meshmill/meshmill/internal/progress"
 	"github.com/meshmill/meshmill/pkg/jobs"
@@ -99,7 +101,9 @@ type printer struct {
 	json   *json.Encoder
 	table  *progress.Table
 	result func(jobs.Output) string
-	err    error
+	// whole shows reasons at full length; JSON always does.
+	whole bool
+	err   error
 }
 
 func (a *app) printer(w io.Writer, c *connect.Conns) *printer {
@@ -145,8 +149,11 @@ func (p *printer) text(r *jobs.Record, remark string) string {
 		return remark
 	case r.State == jobs.Completed && len(r.Outputs) > 0:
 		return p.result(r.Outputs[0])
-	case r.Error != nil:
+	case r.Error != nil && p.whole:
 		return r.Error.Message
+	case r.Error != nil:
+		const columns = 100
+		return runewidth.Truncate(r.Error.Message, columns, "…")
 	case r.State == jobs.Running && r.Percent > 0:
 		return fmt.Sprintf("%.0f %% %s", r.Percent, r.Detail)
 	}
@@ -178,7 +185,7 @@ func duration(r *jobs.Record) string {
 // pageJobs is how many jobs are looked up at a time.
 const pageJobs = 500
 
-// record is a job of this call, in the order of the images.
+// entry is a job of this call, in the order of the images.
 type entry struct {
 	id     string
 	name   string

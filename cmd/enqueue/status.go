@@ -86,6 +86,7 @@ if any of them failed or is parked, and 1 if a named job does not exist.`,
 
 func (a *app) status(ctx context.Context, c *connect.Conns, f jobs.Filter) error {
 	p := a.printer(a.stdout, c)
+	p.whole = len(f.IDs) > 0
 	sum := summary{Type: "summary", Batch: f.Batch}
 	found := map[string]bool{}
 	for r, err := range c.Client.List(ctx, f) {

@@ -239,6 +239,33 @@ func useEnv(t *testing.T, env map[string]string) {
 	}
 }
 
+// TestPlainCopy starts on a copy made without extended attributes, and on a
+// path that is too long for a socket.
+func TestPlainCopy(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, embedded.Config{Dir: dir})
+	if err := fill(t.Context(), s, "kept"); err != nil {
+		t.Fatal(err)
+	}
+	stop(t, s)
+	moved := filepath.Join(t.TempDir(), strings.Repeat("long/", 20), "a:1")
+	if err := os.CopyFS(moved, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	s = start(t, embedded.Config{Dir: moved})
+	b, err := storage.Open(t.Context(), s.Storage())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.GetBytes(t.Context(), "meshes/j/j.glb", 100); err != nil || string(got) != "kept" {
+		t.Errorf("the object is %q, %v", got, err)
+	}
+	if err := fill(t.Context(), s, "new"); err != nil {
+		t.Fatal(err)
+	}
+	check(t, s, "new")
+}
+
 func TestForeignCredentials(t *testing.T) {
 	other := start(t, embedded.Config{})
 	creds, err := os.ReadFile(other.NATSCreds())
@@ -408,6 +435,8 @@ func TestShutdownLeavesNothing(t *testing.T) {
 		// Idle connections of the S3 client above; they end by themselves.
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
+		// Sleeps 10 s between looks at whether its server is still there.
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"),
 	)
 }
 

@@ -54,7 +54,7 @@ func (f *front) accept() {
 		}
 		if err != nil { // out of file descriptors, say
 			f.log.Warn().Err(err).Msg("embedded object store cannot accept a connection")
-			time.Sleep(50 * time.Millisecond)
+			<-time.After(50 * time.Millisecond)
 			continue
 		}
 		f.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/rs/zerolog"
@@ -28,8 +29,9 @@ type gateway struct {
 	temp   string // folder to remove, if any
 }
 
-// startGateway serves <dir>/s3 as S3.
-func startGateway(ctx context.Context, dir, addr string, keys keyPair, log zerolog.Logger) (_ *gateway, err error) {
+// startGateway serves <dir>/s3 as S3. With xattr the objects' metadata are
+// extended attributes of their files, else files under <dir>/meta.
+func startGateway(ctx context.Context, dir, addr string, keys keyPair, xattr bool, log zerolog.Logger) (_ *gateway, err error) {
 	log = log.With().Str("server", "s3").Logger()
 	addr = cmp.Or(addr, "127.0.0.1:0")
 	if _, _, err := splitAddr("S3 server", addr, "--s3-listen"); err != nil {
@@ -48,7 +50,7 @@ func startGateway(ctx context.Context, dir, addr string, keys keyPair, log zerol
 	}
 	g.addr = g.front.listener.Addr().String()
 	listening := make(chan struct{})
-	go g.run(run, dir, socket, keys, log, sync.OnceFunc(func() { close(listening) }))
+	go g.run(run, dir, socket, keys, xattr, log, sync.OnceFunc(func() { close(listening) }))
 	select {
 	case <-listening:
 		return g, nil
@@ -64,7 +66,7 @@ func startGateway(ctx context.Context, dir, addr string, keys keyPair, log zerol
 // limits its length to about 100 bytes.
 func (g *gateway) socket(dir string) (string, error) {
 	path := filepath.Join(dir, "s3.sock")
-	if len(path) > 100 {
+	if len(path) > 100 || strings.Contains(path, ":") { // the library takes a:b for host and port
 		var err error
 		if g.temp, err = os.MkdirTemp("", "meshmill-"); err != nil {
 			return "", err
@@ -77,9 +79,9 @@ func (g *gateway) socket(dir string) (string, error) {
 	return path, nil
 }
 
-func (g *gateway) run(ctx context.Context, dir, socket string, keys keyPair, log zerolog.Logger, listening func()) {
+func (g *gateway) run(ctx context.Context, dir, socket string, keys keyPair, xattr bool, log zerolog.Logger, listening func()) {
 	defer close(g.done)
-	backend, err := openFolders(filepath.Join(dir, "s3"), filepath.Join(dir, "meta"), log)
+	backend, err := openFolders(filepath.Join(dir, "s3"), filepath.Join(dir, "meta"), xattr, log)
 	if err != nil {
 		g.err = err
 		return
@@ -109,9 +111,19 @@ func (g *gateway) close(ctx context.Context) error {
 	return errors.Join(err, os.RemoveAll(g.temp))
 }
 
+// hasXattr chooses where metadata go. What is under <dir>/meta already must be
+// used again, even when the folder has moved to a better file system.
+func hasXattr(dir string) (bool, error) {
+	entries, err := os.ReadDir(filepath.Join(dir, "meta"))
+	if err != nil {
+		return false, fmt.Errorf("metadata folder: %w", err)
+	}
+	return len(entries) == 0 && meta.XattrMeta{}.Test(filepath.Join(dir, "s3")) == nil, nil
+}
+
 // openFolders opens root as the S3 server's backend. posix.New changes the
 // working directory of the process; this puts it back.
-func openFolders(root, metaDir string, log zerolog.Logger) (_ *folders, err error) {
+func openFolders(root, metaDir string, xattr bool, log zerolog.Logger) (_ *folders, err error) {
 	here, err := os.Open(".")
 	if err != nil {
 		return nil, fmt.Errorf("open the working directory: %w", err)
@@ -126,7 +138,7 @@ func openFolders(root, metaDir string, log zerolog.Logger) (_ *folders, err erro
 	opts.SetNewDirPerm(0o700)
 	opts.SetNewFilePerm(0o600)
 	var store meta.MetadataStorer = meta.XattrMeta{}
-	if (meta.XattrMeta{}).Test(root) != nil {
+	if !xattr {
 		sidecar, err := meta.NewSideCar(metaDir)
 		if err != nil {
 			return nil, fmt.Errorf("metadata folder: %w", err)

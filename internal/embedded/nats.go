@@ -50,21 +50,23 @@ func startNATS(ctx context.Context, dir, listen string, auth *credsAuth, log zer
 	}
 	fatal := make(chan string, 1)
 	s.SetLoggerV2(&natsLog{log.With().Str("server", "nats").Logger(), fatal}, false, false, false)
-	go s.Start() // returns as soon as it accepts connections
-	ready := make(chan bool, 1)
-	go func() { ready <- s.ReadyForConnections(startTimeout) }()
-	select {
-	case ok := <-ready:
-		if ok {
-			return s, nil
+	s.Start() // returns when it has read its streams and accepts connections
+	for limit := time.Now().Add(startTimeout); err == nil && !s.ReadyForConnections(100*time.Millisecond); {
+		select {
+		case why := <-fatal:
+			err = fmt.Errorf("NATS server: %s", why)
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		default:
+			if time.Now().After(limit) {
+				err = fmt.Errorf("NATS server: not ready within %v", startTimeout)
+			}
 		}
-		err = fmt.Errorf("NATS server: not ready within %v", startTimeout)
-	case why := <-fatal:
-		err = fmt.Errorf("NATS server: %s", why)
-	case <-ctx.Done():
-		err = context.Cause(ctx)
 	}
-	return nil, errors.Join(err, stopNATS(context.WithoutCancel(ctx), s))
+	if err != nil {
+		return nil, errors.Join(err, stopNATS(context.WithoutCancel(ctx), s))
+	}
+	return s, nil
 }
 
 func stopNATS(ctx context.Context, s *server.Server) error {

@@ -106,7 +106,11 @@ func Start(ctx context.Context, cfg Config) (_ *Servers, err error) {
 	if s.nats, err = startNATS(ctx, filepath.Join(s.dir, "nats"), cfg.NATSListen, auth, cfg.Log); err != nil {
 		return nil, err
 	}
-	if s.s3, err = startGateway(ctx, s.dir, cfg.S3Listen, keys, cfg.Log); err != nil {
+	xattr, err := hasXattr(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	if s.s3, err = startGateway(ctx, s.dir, cfg.S3Listen, keys, xattr, cfg.Log); err != nil {
 		return nil, err
 	}
 	s.store = storage.Config{

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -89,8 +90,8 @@ func (e *Engine) handle(hold, pay context.Context, m Message, provider string, l
 		e.bury(hold, m, err)
 		return
 	}
-	if p := e.providers[provider]; req.Provider != provider || m.Subject() == "" || p == nil {
-		e.bury(hold, m, fmt.Errorf("the request is for %q, its subject for %q", req.Provider, provider))
+	if id := subjectID(m); req.Provider != provider || req.ID != id {
+		e.bury(hold, m, fmt.Errorf("the request is for job %s of %s, its subject for %s of %s", req.ID, req.Provider, id, provider))
 		return
 	}
 	j := &job{
@@ -100,13 +101,17 @@ func (e *Engine) handle(hold, pay context.Context, m Message, provider string, l
 	}
 	defer e.hold(j)()
 	ctx, cancel := context.WithCancelCause(hold)
+	defer cancel(nil)
+	// The lease is kept for as long as the job runs here: a shutdown ends ctx,
+	// but not a paid call.
+	leaseCtx, endLease := context.WithCancel(context.WithoutCancel(hold))
 	leaseDone := make(chan struct{})
 	go func() {
 		defer close(leaseDone)
-		j.keepLease(ctx, cancel)
+		j.keepLease(leaseCtx, cancel)
 	}()
 	err = j.run(ctx)
-	cancel(nil)
+	endLease()
 	<-leaseDone
 	j.finish(hold, err)
 }
@@ -115,10 +120,7 @@ func (e *Engine) handle(hold, pay context.Context, m Message, provider string, l
 func (e *Engine) bury(ctx context.Context, m Message, reason error) {
 	ctx, cancel := keep(ctx)
 	defer cancel()
-	id := m.Subject()
-	if i := lastDot(id); i >= 0 {
-		id = id[i+1:]
-	}
+	id := subjectID(m)
 	e.cfg.Log.Error().Err(reason).Str("subject", m.Subject()).Msg("message is not a request")
 	if err := e.ports.Queue.Bury(ctx, id, m.Body(), reason.Error()); err != nil {
 		e.cfg.Log.Warn().Err(err).Msg("dead message not stored")
@@ -130,18 +132,15 @@ func (e *Engine) bury(ctx context.Context, m Message, reason error) {
 	}
 }
 
-func lastDot(s string) int {
-	for i := len(s) - 1; i >= 0; i-- {
-		if s[i] == '.' {
-			return i
-		}
-	}
-	return -1
+// subjectID is the id in a message's subject: its last token.
+func subjectID(m Message) string {
+	s := m.Subject()
+	return s[strings.LastIndexByte(s, '.')+1:]
 }
 
-// keepLease renews the lease every third of it. When the broker has not
-// confirmed for a whole lease, it ends the job's context: never work on past
-// what the broker honours.
+// keepLease renews the lease every third of it, until ctx ends. When the broker
+// has not confirmed for a whole lease, it ends the job's context with cancel:
+// never work on past what the broker honours.
 func (j *job) keepLease(ctx context.Context, cancel context.CancelCauseFunc) {
 	every := j.cfg.Lease / 3
 	tick := time.NewTicker(every)

@@ -67,13 +67,7 @@ func (j *job) poll(ctx context.Context) error {
 // resume gives a session that came without them a deadline and a slot: one
 // from a receipt, or from a person.
 func (j *job) resume(ctx context.Context) error {
-	if j.plan == nil {
-		plan, err := j.provider.Plan(j.request.Options, j.request.Formats)
-		if err != nil {
-			return j.fail(ctx, jobs.Permanent, "%v", err)
-		}
-		j.plan = plan
-	}
+	j.planAnyway()
 	if !j.rec.SessionDeadline.IsZero() && j.rec.Slot > 0 {
 		return nil
 	}
@@ -89,6 +83,20 @@ func (j *job) resume(ctx context.Context) error {
 			r.SubmittedAt = time.Now().UTC()
 		}
 	})
+}
+
+// planAnyway makes a plan for a session that has been bought. It was planned
+// before; should a newer version of this program think otherwise, the result is
+// fetched all the same.
+func (j *job) planAnyway() {
+	if j.plan != nil {
+		return
+	}
+	plan, err := j.provider.Plan(j.request.Options, j.request.Formats)
+	if err != nil {
+		plan = &jobs.Plan{Formats: j.request.Formats}
+	}
+	j.plan = plan
 }
 
 // ask returns the session's status, which the paid call may have told already.
@@ -191,11 +199,7 @@ func (j *job) rest(ctx context.Context, d time.Duration, looked *time.Time) erro
 // drain follows a cancelled session to its end, because it keeps its place on
 // the account until then.
 func (j *job) drain(ctx context.Context) error {
-	plan, err := j.provider.Plan(j.request.Options, j.request.Formats)
-	if err != nil {
-		return nil
-	}
-	j.plan = plan
+	j.planAnyway()
 	for n := 1; time.Now().Before(j.rec.SessionDeadline); n++ {
 		s, err := j.ask(ctx)
 		if err == nil && s.Phase != jobs.InProgress || err != nil && jobs.KindOf(err) == jobs.Permanent {

@@ -33,13 +33,7 @@ func (j *job) store(ctx context.Context) error {
 	if err := j.freeSlot(ctx); err != nil {
 		return later(ctx, 5*time.Second, err)
 	}
-	if j.plan == nil {
-		plan, err := j.provider.Plan(j.request.Options, j.request.Formats)
-		if err != nil {
-			return j.fail(ctx, jobs.Permanent, "%v", err)
-		}
-		j.plan = plan
-	}
+	j.planAnyway()
 	bad := 0
 	for n := 1; ; n++ {
 		err := j.copyAll(ctx)

@@ -217,7 +217,7 @@ func (d *download) save(resp *http.Response, max int64) (*File, error) {
 	case "gzip", "x-gzip", "deflate", "compress", "br", "zstd":
 		return nil, d.status(Broken, resp, "the file came compressed (%s), although plain was asked for", e)
 	}
-	if false {
+	if resp.ContentLength > max {
 		return nil, d.status(TooLarge, resp, "the file has %d bytes, more than the limit of %d", resp.ContentLength, max)
 	}
 

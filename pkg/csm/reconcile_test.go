@@ -99,7 +99,7 @@ func listServer(t *testing.T, list []entry, most int, pages paging) (string, *at
 func TestReconcileCreate(t *testing.T) {
 	t.Parallel()
 	const found, absent, unproven = "found", "absent", "unproven"
-	now, old := since.Add(30*time.Minute), since.Add(-24*time.Hour)
+	now, busy, old := since.Add(30*time.Minute), since.Add(200*time.Minute), since.Add(-24*time.Hour)
 	blank := func(list []entry, i int) []entry { list[i].ImageURL = ""; return list }
 	timeless := func(list []entry) []entry {
 		for i := range list {
@@ -116,14 +116,14 @@ func TestReconcileCreate(t *testing.T) {
 		within int64 // calls at most
 	}{
 		"first":                         {withMarker(sessions(120, now), 0), 50, fromZero, found, 1},
-		"third page, from 0":            {withMarker(sessions(120, now), 110), 50, fromZero, found, 3},
-		"third page, from 1":            {withMarker(sessions(120, now), 110), 50, fromOne, found, 4},
-		"third page, no page 0":         {withMarker(sessions(120, now), 110), 50, strict, found, 4},
-		"third page, empty page 0":      {withMarker(sessions(120, now), 110), 50, hollow, found, 4},
-		"far, by skipping":              {withMarker(sessions(120, now), 110), 50, skipping, found, 5},
+		"third page, from 0":            {withMarker(sessions(120, busy), 110), 50, fromZero, found, 3},
+		"third page, from 1":            {withMarker(sessions(120, busy), 110), 50, fromOne, found, 4},
+		"third page, no page 0":         {withMarker(sessions(120, busy), 110), 50, strict, found, 4},
+		"third page, empty page 0":      {withMarker(sessions(120, busy), 110), 50, hollow, found, 4},
+		"far, by skipping":              {withMarker(sessions(120, busy), 110), 50, skipping, found, 5},
 		"short pages":                   {withMarker(sessions(60, now), 45), 10, fromZero, found, 5},
 		"list runs from old to new":     {reversed(withMarker(sessions(120, now), 0)), 50, fromZero, found, 3},
-		"no times":                      {timeless(withMarker(sessions(120, now), 110)), 50, fromZero, found, 3},
+		"no times":                      {timeless(withMarker(sessions(120, busy), 110)), 50, fromZero, found, 3},
 		"absent, past the time":         {sessions(1000, now), 50, fromZero, absent, 3},
 		"absent, all older":             {sessions(1000, old), 50, fromZero, absent, 1},
 		"absent, end of the list":       {sessions(30, now), 50, fromZero, absent, 2},
