@@ -39,6 +39,7 @@ import (
 //	jsonl FILE RE N    N lines of FILE match
 //	setjob VAR STATE   set VAR to the id of a job in a state, from stdout
 //	purchases N        the simulator has billed N calls
+//	waitdone B N       wait until N jobs of the batch B are completed
 //	serve VAR DIR      serve DIR by HTTP, and set VAR to its address
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"enqueue": main})
@@ -61,7 +62,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": status, "picture": drawPicture, "buildworker": buildWorker, "loadenv": loadEnv,
-			"waitline": waitLine, "jsonl": jsonLines, "setjob": setJob, "purchases": purchases, "serve": serve,
+			"waitline": waitLine, "jsonl": jsonLines, "setjob": setJob, "purchases": purchases, "serve": serve, "waitdone": waitDone,
 		},
 	})
 }
@@ -187,7 +188,7 @@ func jsonLines(ts *testscript.TestScript, neg bool, args []string) {
 		if err := json.Unmarshal([]byte(line), &v); err != nil || v.Type == "" {
 			ts.Fatalf("not a line of JSON with a type: %s", line)
 		}
-		if re.MatchString(line) {
+		if re.MatchString(strings.TrimSpace(line)) {
 			n++
 		}
 		last = v.Type
@@ -222,6 +223,14 @@ func purchases(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+func waitDone(ts *testscript.TestScript, neg bool, args []string) {
+	need(ts, neg, args, 2, "waitdone BATCH N")
+	eventually(ts, args[1]+" completed jobs of batch "+args[0], func() bool {
+		_ = ts.Exec("enqueue", "status", "--batch", args[0], "--json")
+		return strings.Contains(ts.ReadFile("stdout"), fmt.Sprintf(`"completed":%s,`, args[1]))
+	})
+}
+
 func serve(ts *testscript.TestScript, neg bool, args []string) {
 	need(ts, neg, args, 2, "serve VAR DIR")
 	s := httptest.NewServer(http.FileServer(http.Dir(ts.MkAbs(args[1]))))
@@ -236,7 +245,10 @@ func TestInterrupt(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("interrupt signal received"))
 	var out, errs bytes.Buffer
-	lookup := func(name string) (string, bool) { v := map[string]string{"NATS_URL": "127.0.0.1:1", "CSM_API_KEY": "x"}[name]; return v, v != "" }
+	lookup := func(name string) (string, bool) {
+		v := map[string]string{"NATS_URL": "127.0.0.1:1", "CSM_API_KEY": "x"}[name]
+		return v, v != ""
+	}
 	dir := t.TempDir()
 	file, err := os.Create(filepath.Join(dir, "a.png"))
 	if err != nil {

@@ -367,3 +367,10 @@ func (f *Fleet) Release(ctx context.Context, provider string, slot int, id strin
 	}
 	return nil // it keeps changing hands, so it is not ours
 }
+
+// Waiting returns how many callers wait for a slot of a provider.
+func (f *Fleet) Waiting(provider string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.account(provider).waiters)
+}

@@ -147,6 +147,8 @@ func (m *message) Release(ctx context.Context, delay time.Duration) error {
 	if err := nak(); err != nil {
 		return fmt.Errorf("hand the job back: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	if err := m.nc.FlushWithContext(ctx); err != nil {
 		return fmt.Errorf("hand the job back: %w", err)
 	}

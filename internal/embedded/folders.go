@@ -3,10 +3,13 @@ package embedded
 import (
 	"context"
 	"errors"
+	"hash/fnv"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/rs/zerolog"
@@ -30,6 +33,35 @@ type folders struct {
 	posix *posix.Posix
 	root  string
 	log   zerolog.Logger
+	// With metadata in files of their own, an object is two files, which only a
+	// lock keeps together. Nil where metadata are attributes of the object's
+	// file; the library publishes that as a whole.
+	locks *[256]sync.RWMutex
+}
+
+func (f *folders) shard(bucket, key *string) *sync.RWMutex {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(aws.ToString(bucket) + "/" + aws.ToString(key)))
+	return &f.locks[h.Sum32()%uint32(len(f.locks))]
+}
+
+// lock and rlock return what unlocks again.
+func (f *folders) lock(bucket, key *string) func() {
+	if f.locks == nil {
+		return func() {}
+	}
+	mu := f.shard(bucket, key)
+	mu.Lock()
+	return mu.Unlock
+}
+
+func (f *folders) rlock(bucket, key *string) func() {
+	if f.locks == nil {
+		return func() {}
+	}
+	mu := f.shard(bucket, key)
+	mu.RLock()
+	return mu.RUnlock
 }
 
 var _ backend.Backend = (*folders)(nil)

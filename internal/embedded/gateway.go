@@ -151,5 +151,9 @@ func openFolders(root, metaDir string, xattr bool, log zerolog.Logger) (_ *folde
 	if err != nil {
 		return nil, fmt.Errorf("open the data folder: %w", err)
 	}
-	return &folders{posix: p, root: root, log: log}, nil
+	f := &folders{posix: p, root: root, log: log}
+	if !xattr {
+		f.locks = new([256]sync.RWMutex)
+	}
+	return f, nil
 }

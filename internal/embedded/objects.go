@@ -11,6 +11,7 @@ import (
 
 func (f *folders) PutObject(ctx context.Context, in s3response.PutObjectInput) (s3response.PutObjectOutput, error) {
 	bucket, key := aws.ToString(in.Bucket), aws.ToString(in.Key)
+	defer f.lock(in.Bucket, in.Key)()
 	in.Bucket = f.pathOf(in.Bucket)
 	out, err := f.posix.PutObject(ctx, in)
 	if err == nil {
@@ -20,6 +21,7 @@ func (f *folders) PutObject(ctx context.Context, in s3response.PutObjectInput) (
 }
 
 func (f *folders) HeadObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.HeadObjectOutput, error) {
+	defer f.rlock(in.Bucket, in.Key)()
 	c := *in
 	c.Bucket = f.pathOf(in.Bucket)
 	out, err := f.posix.HeadObject(ctx, &c)
@@ -27,6 +29,7 @@ func (f *folders) HeadObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.H
 }
 
 func (f *folders) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
+	defer f.rlock(in.Bucket, in.Key)()
 	c := *in
 	c.Bucket = f.pathOf(in.Bucket)
 	out, err := f.posix.GetObject(ctx, &c)
@@ -57,6 +60,7 @@ func (f *folders) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) 
 }
 
 func (f *folders) DeleteObject(ctx context.Context, in *s3.DeleteObjectInput) (*s3.DeleteObjectOutput, error) {
+	defer f.lock(in.Bucket, in.Key)()
 	c := *in
 	c.Bucket = f.pathOf(in.Bucket)
 	out, err := f.posix.DeleteObject(ctx, &c)
@@ -86,6 +90,7 @@ func (f *folders) UploadPart(ctx context.Context, in *s3.UploadPartInput) (*s3.U
 }
 
 func (f *folders) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput) (s3response.CompleteMultipartUploadResult, string, error) {
+	defer f.lock(in.Bucket, in.Key)()
 	c := *in
 	c.Bucket = f.pathOf(in.Bucket)
 	out, version, err := f.posix.CompleteMultipartUpload(ctx, &c)

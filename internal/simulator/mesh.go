@@ -2,6 +2,7 @@ package simulator
 
 import (
 	"container/list"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"path"
@@ -99,7 +100,11 @@ func variant(ss *session, name string) (solid.Options, shape) {
 }
 
 // noVideo is the start of an MP4 file, and a box that says why there is no more.
-var noVideo = []byte("\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2\x00\x00\x00\x3ffreemeshmill-simulator: a test double, it makes no videos   ")
+var noVideo = append(mp4Box("ftyp", "isom\x00\x00\x02\x00isomiso2"), mp4Box("free", "meshmill-simulator: a test double, it makes no videos")...)
+
+func mp4Box(kind, content string) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(8+len(content))), kind+content...)
+}
 
 // meshCache keeps the files made last, up to maxCache bytes.
 type meshCache struct {

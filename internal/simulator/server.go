@@ -132,6 +132,7 @@ func Start(ctx context.Context, cfg Config) (*Simulator, error) {
 		return nil, errors.Join(fmt.Errorf("simulator: listen on %s: %w", listen, err), s.release())
 	}
 	s.server = &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	s.cfg.Log.Info().Str("address", s.Host()).Msg("simulated providers are listening; nothing is bought")
 	s.served.Go(func() { _ = s.server.Serve(s.listener) }) // ends with ErrServerClosed on Shutdown
 	return s, nil
 }

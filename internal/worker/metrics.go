@@ -46,6 +46,10 @@ func newMetrics(fleet *broker.Fleet, providers []jobs.Provider) *metrics {
 	m.registry.MustRegister(m.held, m.calls, m.polls, m.ended, m.took, m.stored,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, p := range providers {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: "meshmill", Name: "jobs_waiting", ConstLabels: prometheus.Labels{"provider": p.Name()},
+			Help: "Jobs that this worker holds and that wait for a slot.",
+		}, func() float64 { return float64(fleet.Waiting(p.Name())) }))
 		m.held.WithLabelValues(p.Name())
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: "meshmill", Name: "provider_paused", ConstLabels: prometheus.Labels{"provider": p.Name()},

@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"time"
 
 	"github.com/meshmill/meshmill/pkg/csm"
@@ -21,7 +22,7 @@ func fakeCSM(data ...string) *httptest.Server {
 	}
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		fmt.Println(r.Method, r.URL, string(body))
+		fmt.Println(strings.TrimSpace(fmt.Sprint(r.Method, " ", r.URL, " ", string(body))))
 		if r.Method == http.MethodPost {
 			w.WriteHeader(http.StatusCreated)
 		}
@@ -141,7 +142,7 @@ func ExampleProvider_Plan() {
 	fmt.Println(err)
 	// Output:
 	// v1 refine [glb]
-	// options.texture_model belongs to CSM's v2 sessions, but options.preview_mesh to its v1 sessions: use options of one of them
+	// options.preview_mesh belongs to CSM's v1 sessions, but options.texture_model to its v2 sessions: use options of one of them
 }
 
 // A v1 turbo session rests twice on its way to the refined mesh. Each further

@@ -52,6 +52,7 @@ type broker struct {
 	js     jetstream.JetStream
 	names  jobs.Names
 	client *jobs.Client
+	kv     jetstream.KeyValue // the state bucket, once bucket was called
 }
 
 // newBroker starts a broker for a test, and ends it with the test.
@@ -132,11 +133,14 @@ func record(id string, s jobs.State) *jobs.Record {
 
 func (b *broker) bucket() jetstream.KeyValue {
 	b.Helper()
-	kv, err := b.js.KeyValue(b.Context(), b.names.StateBucket())
-	if err != nil {
-		b.Fatal(err)
+	if b.kv == nil {
+		kv, err := b.js.KeyValue(b.Context(), b.names.StateBucket())
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.kv = kv
 	}
-	return kv
+	return b.kv
 }
 
 // put writes a record as a worker would, without looking, and returns its revision.

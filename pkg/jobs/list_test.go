@@ -230,7 +230,7 @@ func TestListManyInMotion(t *testing.T) {
 // The memory of a list does not grow with the size of the records.
 func TestListMemory(t *testing.T) {
 	b := newBroker(t, setup{onDisk: true})
-	const n, size = 1500, 60 << 10
+	const n, size = 1000, 60 << 10
 	for i := range n {
 		r := record(fmt.Sprintf("j-%d", i), jobs.Completed)
 		r.Request.Labels = map[string]string{"x": strings.Repeat("x", size)}
@@ -244,7 +244,7 @@ func TestListMemory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if count++; count%100 == 0 {
+		if count++; count%200 == 0 {
 			runtime.GC()
 			if runtime.ReadMemStats(&now); now.HeapAlloc > most.HeapAlloc {
 				most = now

@@ -108,6 +108,9 @@ func (b *Bucket) putParts(ctx context.Context, body io.Reader, obj *Object) erro
 	_, err := b.upload.UploadObject(ctx, &transfermanager.UploadObjectInput{
 		Bucket: &b.name, Key: &obj.Key, ContentType: &obj.MediaType,
 		Body: body, // not a Seeker, so it is read once, front to back
+		// The hash is not known yet. Said, because a store that merges metadata
+		// would keep that of an older object.
+		Metadata: map[string]string{hashKey: "unknown"},
 	})
 	return err
 }
