@@ -57,8 +57,11 @@ func withWorker(ctx context.Context, c *connect.Conns, log zerolog.Logger, f fun
 		err := worker.Run(ctx, worker.Options{
 			Config: cfg, NATS: c.NATS, Storage: c.Bucket, Simulated: c.Simulated, Log: log,
 		})
-		if err == nil && ctx.Err() == nil {
+		switch {
+		case err == nil && ctx.Err() == nil:
 			err = errors.New("it ended by itself")
+		case ctx.Err() != nil && (errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled)):
+			err = nil // told to stop before it had started
 		}
 		if err != nil {
 			err = fmt.Errorf("the worker in this process: %w", err)
@@ -67,10 +70,12 @@ func withWorker(ctx context.Context, c *connect.Conns, log zerolog.Logger, f fun
 		stopped <- err
 	}()
 	err := f(ctx)
-	cancel(errors.New("the jobs of this call have ended"))
+	cancel(errJobsEnded)
 	workerErr := <-stopped
 	if workerErr != nil && errors.Is(err, workerErr) {
 		return workerErr
 	}
 	return errors.Join(err, workerErr)
 }
+
+var errJobsEnded = errors.New("the jobs of this call have ended")

@@ -230,10 +230,7 @@ func TestQueueThatDoesNotExist(t *testing.T) {
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	e, err := broker.NewEvents(b.nc, b.names)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := broker.NewEvents(b.nc, b.names, b.client())
 	retried := record("a", jobs.Failed)
 	retried.Attempt = 2
 	for _, r := range []*jobs.Record{record("a", jobs.Running), record("a", jobs.Failed), record("a", jobs.Failed), retried} {

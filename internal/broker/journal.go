@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -79,46 +78,24 @@ func isConflict(err error) bool {
 
 // Events publishes to the events stream. It is safe for concurrent use.
 type Events struct {
-	nc    *nats.Conn
-	js    jetstream.JetStream
-	names jobs.Names
+	nc     *nats.Conn
+	names  jobs.Names
+	client *jobs.Client
 }
 
 var _ engine.Events = (*Events)(nil)
 
 // NewEvents returns the publisher.
-func NewEvents(nc *nats.Conn, names jobs.Names) (*Events, error) {
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return nil, fmt.Errorf("jetstream: %w", err)
-	}
-	return &Events{nc, js, names}, nil
+func NewEvents(nc *nats.Conn, names jobs.Names, client *jobs.Client) *Events {
+	return &Events{nc, names, client}
 }
 
 // Publish implements engine.Events. The stream keeps one message per subject
 // and refuses a second, which is how a repeated event is told from a lost one.
 func (e *Events) Publish(ctx context.Context, r *jobs.Record) error {
-	event, err := jobs.NewEvent(r)
-	if err != nil {
-		return err
-	}
-	body, err := json.Marshal(event)
-	if err != nil {
-		return fmt.Errorf("encode the event: %w", err)
-	}
-	m := nats.NewMsg(e.names.EventSubject(jobs.EventKind(r.State), r.ID, r.Attempt))
-	m.Data = body
-	m.Header.Set("Content-Type", "application/cloudevents+json")
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err = e.js.PublishMsg(ctx, m)
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok && strings.Contains(api.Description, "per subject") {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("publish the %s event: %w", jobs.EventKind(r.State), err)
-	}
-	return nil
+	return e.client.Announce(ctx, r)
 }
 
 // Progress implements engine.Events.

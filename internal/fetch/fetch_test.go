@@ -598,10 +598,11 @@ func TestTimes(t *testing.T) {
 		answer  func(net.Conn)
 		stopAt  time.Duration // 0: the caller does not stop it
 		reason  fetch.Reason
+		text    string
 		took    time.Duration
 		wantErr error
 	}{
-		"no answer": {answer: hang, reason: fetch.Unreachable, took: time.Minute},
+		"no answer": {answer: hang, reason: fetch.Unreachable, text: "nothing came for 1m0s", took: time.Minute},
 		"head only": {
 			answer: func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"); hang(c) },
 			reason: fetch.Broken, took: time.Minute,
@@ -615,7 +616,7 @@ func TestTimes(t *testing.T) {
 			},
 			reason: fetch.Broken, took: 110 * time.Second,
 		},
-		"too slow":            {answer: trickle, reason: fetch.Broken, took: 10 * time.Minute},
+		"too slow":            {answer: trickle, reason: fetch.Broken, text: "not done after 10m0s", took: 10 * time.Minute},
 		"stopped":             {answer: trickle, stopAt: 30 * time.Second, reason: fetch.Stopped, took: 30 * time.Second, wantErr: errStop},
 		"stopped before head": {answer: hang, stopAt: 30 * time.Second, reason: fetch.Stopped, took: 30 * time.Second, wantErr: errStop},
 	}
@@ -636,6 +637,9 @@ func TestTimes(t *testing.T) {
 				}
 				if tc.wantErr != nil && !errors.Is(err, tc.wantErr) {
 					t.Errorf("%v does not wrap %v", err, tc.wantErr)
+				}
+				if !strings.Contains(err.Error(), tc.text) {
+					t.Errorf("%v does not say %q", err, tc.text)
 				}
 				if took := time.Since(began); took != tc.took {
 					t.Errorf("took %v, want %v", took, tc.took)

@@ -380,9 +380,9 @@ func longEntry(t testing.TB) []byte {
 }
 
 func manyNames() []string {
-	names := make([]string, 60_000)
+	names := make([]string, 5000)
 	for i := range names {
-		names[i] = fmt.Sprintf("stored:%040d", i)
+		names[i] = fmt.Sprintf("stored:%01000d", i)
 	}
 	return names
 }

@@ -229,7 +229,7 @@ func FuzzReadLedger(f *testing.F) {
 	})
 }
 
-// No body makes a handler fail, and nothing is bought without an image.
+// No body makes a handler fail.
 func FuzzCalls(f *testing.F) {
 	s, err := simulator.New(simulator.Config{TinyMeshes: true})
 	if err != nil {

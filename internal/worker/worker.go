@@ -180,10 +180,6 @@ func newPorts(ctx context.Context, o Options, js jetstream.JetStream, name strin
 	if err != nil {
 		return fail(err)
 	}
-	events, err := broker.NewEvents(o.NATS, cfg.Names)
-	if err != nil {
-		return fail(err)
-	}
 	fleet, err := broker.NewFleet(ctx, js, cfg.Names, name, log)
 	if err != nil {
 		return fail(err)
@@ -203,7 +199,7 @@ func newPorts(ctx context.Context, o Options, js jetstream.JetStream, name strin
 		fc.AllowHosts = []string{o.Simulated}
 	}
 	return engine.Ports{
-		Queue: queue, Journal: journal, Fleet: fleet, Events: events, Store: o.Storage,
+		Queue: queue, Journal: journal, Fleet: fleet, Events: broker.NewEvents(o.NATS, cfg.Names, client), Store: o.Storage,
 		Fetcher: &fetcher{fetch.New(fc)}, Content: content{}, Providers: providers,
 	}, fleet, nil
 }

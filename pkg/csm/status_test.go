@@ -68,6 +68,8 @@ func TestStatusMachine(t *testing.T) {
 		"turbo rests":            {turbo, "create", `{"status":"spin_generate_done",` + spins + `}`, jobs.NeedsStage, "preview", `{"selected_spin_index":0,"selected_spin":"https://f.example/s0.mp4"}`, ""},
 		"spin by its URL": {opts{"preview_mesh": "turbo", "selected_spin": "https://f.example/s1.mp4"}, "create", `{"status":"spin_generate_done",` + spins + `}`,
 			jobs.NeedsStage, "preview", `{"selected_spin_index":1,"selected_spin":"https://f.example/s1.mp4"}`, ""},
+		"spin by index and URL": {opts{"selected_spin_index": 3.0, "selected_spin": "https://f.example/s1.mp4"}, "create", `{"status":"spin_generate_done",` + spins + `}`,
+			jobs.NeedsStage, "preview", `{"selected_spin_index":3,"selected_spin":"https://f.example/s1.mp4"}`, ""},
 		"spin by another URL": {opts{"preview_mesh": "turbo", "selected_spin": "https://f.example/mine.mp4"}, "create", `{"status":"spin_generate_done"}`,
 			jobs.NeedsStage, "preview", `{"selected_spin_index":0,"selected_spin":"https://f.example/mine.mp4"}`, ""},
 		"spins as plain URLs":         {turbo, "create", `{"status":"spin_generate_done","spins":["https://f.example/s0.mp4"]}`, jobs.NeedsStage, "preview", `{"selected_spin_index":0,"selected_spin":"https://f.example/s0.mp4"}`, ""},

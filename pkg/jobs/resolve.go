@@ -201,7 +201,10 @@ func (c *Client) Resolve(ctx context.Context, id string, how Resolution) (*Recor
 		return r, err
 	}
 	if how.Fail {
-		return r, c.Announce(ctx, r)
+		if err := c.Announce(ctx, r); err != nil || r.Slot == 0 {
+			return r, err
+		}
+		// A worker gives the slot back when it meets the ended job.
 	}
 	return r, c.Requeue(ctx, r)
 }
