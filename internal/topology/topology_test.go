@@ -114,10 +114,10 @@ func TestEnsureCreates(t *testing.T) {
 	}
 	slices.Sort(consumers)
 	wantConsumers := []string{
-		"csm-bulk meshmill.job.csm.bulk.* explicit 45s -1 4096",
-		"csm-interactive meshmill.job.csm.interactive.* explicit 45s -1 4096",
-		"modelslab-bulk meshmill.job.modelslab.bulk.* explicit 45s -1 4096",
-		"modelslab-interactive meshmill.job.modelslab.interactive.* explicit 45s -1 4096",
+		"csm-bulk meshmill.job.csm.bulk.* AckExplicit 45s -1 4096",
+		"csm-interactive meshmill.job.csm.interactive.* AckExplicit 45s -1 4096",
+		"modelslab-bulk meshmill.job.modelslab.bulk.* AckExplicit 45s -1 4096",
+		"modelslab-interactive meshmill.job.modelslab.interactive.* AckExplicit 45s -1 4096",
 	}
 	if diff := cmp.Diff(wantConsumers, consumers); diff != "" {
 		t.Errorf("consumers (-want +got):\n%s", diff)

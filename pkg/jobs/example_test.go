@@ -1,6 +1,7 @@
 package jobs_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log"
@@ -90,11 +91,11 @@ func ExampleClient_Enqueue() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Println(result.ID, result.Outcome, result.State, result.Reason)
+		fmt.Println(result.ID, result.Outcome, result.State)
 	}
 	// Output:
-	// 7uzscd3b3hrwypyzrhqr2qtfq4 enqueued queued
-	// 7uzscd3b3hrwypyzrhqr2qtfq4 skipped queued it is queued already
+	// t5eny5maaceo7ztl3qmtog4wzq enqueued queued
+	// t5eny5maaceo7ztl3qmtog4wzq skipped queued
 }
 
 func ExampleClient_EnqueueMany() {
@@ -115,13 +116,13 @@ func ExampleClient_EnqueueMany() {
 		log.Fatal(err)
 	}
 	for _, r := range results {
-		fmt.Printf("%s: %s %s\n", r.ID, r.Outcome, r.Reason)
+		fmt.Printf("%s: %s (%s)\n", r.ID, r.Outcome, cmp.Or(r.Reason, "for csm"))
 	}
 	// Output:
-	// chair: enqueued
-	// table: enqueued
-	// chair: skipped an earlier item of this call is the same job
-	// a lamp: refused id is "a lamp", must be 1 to 64 letters, digits, _ or -
+	// chair: enqueued (for csm)
+	// table: enqueued (for csm)
+	// chair: skipped (an earlier item of this call is the same job)
+	// a lamp: refused (id is "a lamp", must be 1 to 64 letters, digits, _ or -)
 }
 
 func ExampleClient_Get() {

@@ -179,7 +179,8 @@ func (c *Client) purge(ctx context.Context, r *Record) (*Record, error) {
 
 // Resolve carries out what a person decided about a parked job, or retries one
 // that failed or was cancelled. The record returned is the job as it stands
-// afterwards; unless it failed, its message is back in the queue.
+// afterwards. Its message is back in the queue; that of a job which has been
+// given up only if a worker has to free its slot.
 //
 // A job that comes back from its end gets the next attempt number, so that its
 // new end is announced by an event of its own. Resolve may be repeated: a job
