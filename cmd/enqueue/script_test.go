@@ -10,10 +10,8 @@ import (
 	"image/color"
 	"image/jpeg"
 	"image/png"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,7 +32,7 @@ import (
 //	picture FILE SEED  write an image; the extension chooses PNG or JPEG
 //	buildworker        put the worker command on the path
 //	loadenv FILE       set the variables of an environment file of embedded
-//	                   servers, once it is there and its broker answers
+//	                   servers, once it is there and jobs can be looked at
 //	waitline FILE RE   wait until FILE has a line that matches
 //	jsonl FILE RE N    N lines of FILE match
 //	setjob VAR STATE   set VAR to the id of a job in a state, from stdout
@@ -146,27 +144,16 @@ var export = regexp.MustCompile(`(?m)^export ([A-Z0-9_]+)='([^']*)'$`)
 
 func loadEnv(ts *testscript.TestScript, neg bool, args []string) {
 	need(ts, neg, args, 1, "loadenv FILE")
-	var vars [][]string
-	eventually(ts, "the broker of "+args[0], func() bool {
-		raw, err := os.ReadFile(ts.MkAbs(args[0]))
-		if err != nil {
-			return false
-		}
-		vars = export.FindAllStringSubmatch(string(raw), -1)
-		for _, v := range vars {
-			if u, err := url.Parse(v[2]); v[1] == "NATS_URL" && err == nil {
-				c, err := net.Dial("tcp", u.Host)
-				if err == nil {
-					_ = c.Close()
-				}
-				return err == nil
-			}
-		}
-		return false
+	var raw []byte
+	eventually(ts, "the file "+args[0], func() (ok bool) {
+		var err error
+		raw, err = os.ReadFile(ts.MkAbs(args[0]))
+		return err == nil && bytes.Contains(raw, []byte("NATS_URL"))
 	})
-	for _, v := range vars {
+	for _, v := range export.FindAllStringSubmatch(string(raw), -1) {
 		ts.Setenv(v[1], v[2])
 	}
+	eventually(ts, "the worker's topology", func() bool { return ts.Exec("enqueue", "status") == nil })
 }
 
 func waitLine(ts *testscript.TestScript, neg bool, args []string) {

@@ -222,10 +222,19 @@ func TestDoNeverConnected(t *testing.T) {
 // process that was stopped and continued.
 type pausing struct {
 	context.Context
-	at time.Time
+	left *atomic.Int64 // nanoseconds to the deadline
 }
 
-func (p pausing) Deadline() (time.Time, bool) { return p.at, true }
+func (p pausing) Deadline() (time.Time, bool) {
+	return time.Now().Add(time.Duration(p.left.Load())), true
+}
+
+// paused returns such a context with left to go.
+func paused(t *testing.T, left time.Duration) pausing {
+	p := pausing{t.Context(), new(atomic.Int64)}
+	p.left.Store(int64(left))
+	return p
+}
 
 func TestDoUnderEndedContext(t *testing.T) {
 	t.Parallel()
@@ -240,7 +249,7 @@ func TestDoUnderEndedContext(t *testing.T) {
 			return ctx
 		}, "not sent: context deadline exceeded"},
 		"deadline passed while paused": {func(t *testing.T) context.Context {
-			return pausing{t.Context(), time.Now().Add(-time.Millisecond)}
+			return paused(t, -time.Millisecond)
 		}, "not sent: context deadline exceeded"},
 		"cancelled": {func(t *testing.T) context.Context {
 			ctx, cancel := context.WithCancelCause(t.Context())
@@ -272,12 +281,12 @@ func TestDoPausedWhileConnecting(t *testing.T) {
 	t.Parallel()
 	base, calls := serve(t, func(http.ResponseWriter, *http.Request) {})
 	e := endpoint(t, base)
-	at := time.Now().Add(50 * time.Millisecond)
-	e.Transport = &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		time.Sleep(time.Until(at) + time.Millisecond) // what is tested: time passes here
-		return (&net.Dialer{}).DialContext(context.WithoutCancel(ctx), network, addr)
+	ctx := paused(t, time.Hour)
+	e.Transport = &http.Transport{DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
+		ctx.left.Store(int64(-time.Millisecond))
+		return (&net.Dialer{}).DialContext(t.Context(), network, addr)
 	}}
-	_, err := e.Do(pausing{t.Context(), at}, paid)
+	_, err := e.Do(ctx, paid)
 	f := fault(t, err)
 	if f.Kind != jobs.Retryable || f.Pause || !strings.Contains(err.Error(), "not sent: context deadline exceeded") {
 		t.Errorf("kind %v, pause %v: %v", f.Kind, f.Pause, err)

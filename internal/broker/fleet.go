@@ -134,7 +134,7 @@ func slotKey(provider string, n int) string { return "slot." + provider + "." + 
 // learn takes in one revision of a key.
 func (f *Fleet) learn(key string, rev uint64, value []byte, gone bool) {
 	parts := strings.Split(key, ".")
-	if len(parts) < 2 {
+	if len(parts) < 2 || !slices.Contains([]string{"limit", "pause", "slot"}, parts[0]) {
 		return
 	}
 	f.mu.Lock()
@@ -373,4 +373,20 @@ func (f *Fleet) Waiting(provider string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.account(provider).waiters)
+}
+
+// Holders returns the jobs that hold slots, by provider and slot.
+func (f *Fleet) Holders() map[string]map[int]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[string]map[int]string{}
+	for provider, a := range f.accounts {
+		out[provider] = map[int]string{}
+		for n, s := range a.slots {
+			if s.rev > 0 && !s.gone {
+				out[provider][n] = s.value.Job
+			}
+		}
+	}
+	return out
 }

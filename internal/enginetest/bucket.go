@@ -64,7 +64,7 @@ func (s storePort) Put(ctx context.Context, key string, r io.Reader, size int64,
 	if size >= 0 && int64(len(data)) != size {
 		return storage.Object{}, fmt.Errorf("%d bytes of %d", len(data), size)
 	}
-	err = s.do(ctx, "store.put", s.worker, key, func() error {
+	err = s.do(ctx, s.named("store.put", key), func() error {
 		s.objects[key] = object{data, mediaType}
 		return nil
 	})
@@ -73,7 +73,7 @@ func (s storePort) Put(ctx context.Context, key string, r io.Reader, size int64,
 
 func (s storePort) GetBytes(ctx context.Context, key string, limit int64) ([]byte, error) {
 	var data []byte
-	err := s.do(ctx, "store.get", s.worker, key, func() error {
+	err := s.do(ctx, s.named("store.get", key), func() error {
 		o, ok := s.objects[key]
 		if !ok {
 			return storage.ErrNotFound
@@ -107,7 +107,7 @@ func (s storePort) Stat(ctx context.Context, key string) (storage.Object, error)
 
 func (s storePort) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
 	var found []storage.Object
-	err := s.do(ctx, "store.list", s.worker, prefix, func() error {
+	err := s.do(ctx, s.named("store.list", prefix), func() error {
 		for _, key := range slices.Sorted(maps.Keys(s.objects)) {
 			if strings.HasPrefix(key, prefix) {
 				found = append(found, storage.Object{Key: key, Size: int64(len(s.objects[key].data))})
@@ -151,7 +151,7 @@ type fetchPort struct{ view }
 // expire when their query says until=<Unix time> and that has passed.
 func (f fetchPort) Fetch(ctx context.Context, url string, limit int64) (engine.Download, error) {
 	var out engine.Download
-	err := f.do(ctx, "fetch", f.worker, url, func() error {
+	err := f.do(ctx, f.named("fetch", url), func() error {
 		rest, ok := strings.CutPrefix(url, "https://files.test/")
 		if !ok {
 			return &engine.FetchError{Permanent: true, Err: errors.New("refused address")}

@@ -27,6 +27,18 @@ type World struct {
 	// Hook, if set, is asked before every call to the world, which is named
 	// by its operation, such as "journal.save". It may not call the world.
 	Hook func(op, worker, id string) Action
+	// Scheduler, if set, decides when and how each call happens, and Hook is
+	// not asked. It runs one effect at a time.
+	Scheduler Scheduler
+	// Watch is told of what happens, within the effect of a call.
+	Watch Watch
+	// Lean leaves out what only costs time: records are not passed through
+	// JSON, and events are not built.
+	Lean bool
+	// Stale makes Load return the revision before the newest one, as a direct
+	// get from a replica that lags can. Only a Scheduler may set it, around an
+	// effect.
+	Stale bool
 
 	mu       sync.Mutex
 	changed  chan struct{}
@@ -41,7 +53,37 @@ type World struct {
 	objects  map[string]object
 	dead     map[string]string
 	progress int
-	violated []string
+}
+
+// Call names one call to the world.
+type Call struct {
+	// Op is the port and its method, such as "journal.save".
+	Op     string
+	Worker string
+	ID     string // of the job, or what else the call is about
+	// Delivery tells apart the deliveries of one message: the number of the one
+	// that a message call is about; 0 for all other calls.
+	Delivery int
+}
+
+// Scheduler carries out calls to the world.
+type Scheduler interface {
+	// Do has the call's effect and returns its error, or does something worse.
+	// If ready is not nil the call waits until it returns 0; a positive duration
+	// is when to ask again, unless something changes before.
+	Do(ctx context.Context, c Call, ready func(now time.Time) time.Duration, effect func() error) error
+}
+
+// Watch is told of what happens in the world. Nil functions are left out. They
+// may not call the world.
+type Watch struct {
+	// Saved: a worker, or a client if its name is empty, wrote a record. Old is
+	// nil for a new one.
+	Saved func(worker string, old, now *jobs.Record)
+	// Acked: the message of a job was removed from the queue.
+	Acked func(worker, id string)
+	// Published: an event was stored for the first time.
+	Published func(worker string, r *jobs.Record)
 }
 
 // Action is what becomes of a call.
@@ -65,12 +107,14 @@ type queued struct {
 	order   uint64
 	expires time.Time // of the lease; zero if nobody holds it
 	visible time.Time
-	holders int
+	holders int // deliveries so far
 }
 
+// stored is a record with its revision, and the one before.
 type stored struct {
-	body []byte
-	rev  uint64
+	rec    *jobs.Record
+	rev    uint64
+	before *stored
 }
 
 type slot struct {
@@ -95,23 +139,42 @@ func (w *World) act(op, worker, id string) Action {
 	return w.Hook(op, worker, id)
 }
 
-// do runs effect under the lock, as the hook allows.
-func (w *World) do(ctx context.Context, op, worker, id string, effect func() error) error {
+// do makes a call that waits for nothing.
+func (w *World) do(ctx context.Context, c Call, effect func() error) error {
+	return w.call(ctx, c, nil, effect)
+}
+
+// call waits until the call is ready and runs its effect, as the scheduler or
+// the hook allows.
+func (w *World) call(ctx context.Context, c Call, ready func(now time.Time) time.Duration, effect func() error) error {
+	if w.Scheduler != nil {
+		return w.Scheduler.Do(ctx, c, ready, effect)
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	action := w.act(op, worker, id)
+	action := w.act(c.Op, c.Worker, c.ID)
 	if action == Fail {
-		return fmt.Errorf("%s: %w", op, ErrInjected)
+		return fmt.Errorf("%s: %w", c.Op, ErrInjected)
 	}
-	w.mu.Lock()
-	err := effect()
-	w.notify()
-	w.mu.Unlock()
-	if action == Lose {
-		return fmt.Errorf("%s: answer lost: %w", op, ErrInjected)
+	var out error
+	err := w.wait(ctx, func() time.Duration {
+		if ready != nil {
+			if d := ready(time.Now()); d > 0 {
+				return d
+			}
+		}
+		out = effect()
+		w.notify()
+		return -1
+	})
+	switch {
+	case err != nil:
+		return err
+	case action == Lose:
+		return fmt.Errorf("%s: answer lost: %w", c.Op, ErrInjected)
 	}
-	return err
+	return out
 }
 
 // notify wakes everybody who waits; w.mu is held.
@@ -152,7 +215,6 @@ func (w *World) Put(r jobs.Request, lane jobs.Lane) {
 }
 
 func (w *World) put(r jobs.Request, lane jobs.Lane) {
-	names, _ := jobs.NewNames("") // the default is valid
 	if w.queue[r.ID] != nil {
 		return
 	}
@@ -162,7 +224,6 @@ func (w *World) put(r jobs.Request, lane jobs.Lane) {
 
 // PutRaw queues any bytes under a job's subject.
 func (w *World) PutRaw(provider string, lane jobs.Lane, id string, body []byte) {
-	names, _ := jobs.NewNames("")
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.seq++
@@ -202,11 +263,37 @@ func (w *World) record(id string) *jobs.Record {
 	if !ok {
 		return nil
 	}
-	r, err := jobs.DecodeRecord(s.body)
+	return w.copied(s.rec)
+}
+
+// copied returns a record as a reader gets it: nothing of it is shared but what
+// nobody changes in place.
+func (w *World) copied(r *jobs.Record) *jobs.Record {
+	if w.Lean {
+		out := *r
+		return &out
+	}
+	out, err := jobs.DecodeRecord(encode(r))
 	if err != nil {
 		panic(err) // only the engine writes here
 	}
-	return r
+	return out
+}
+
+// write stores the next revision of a record; w.mu is held.
+func (w *World) write(worker string, r *jobs.Record) uint64 {
+	old := w.records[r.ID]
+	if w.Watch.Saved != nil {
+		w.Watch.Saved(worker, old.rec, r)
+	}
+	w.seq++
+	next := stored{rec: w.copied(r), rev: w.seq}
+	if old.rev > 0 {
+		old.before = nil
+		next.before = &old
+	}
+	w.records[r.ID] = next
+	return w.seq
 }
 
 // Edit changes a record as a client does, by compare-and-set.
@@ -215,8 +302,7 @@ func (w *World) Edit(id string, change func(*jobs.Record)) {
 	defer w.mu.Unlock()
 	r := w.record(id)
 	change(r)
-	w.seq++
-	w.records[id] = stored{encode(r), w.seq}
+	w.write("", r)
 	w.notify()
 }
 
@@ -231,6 +317,34 @@ func (w *World) WaitFor(ctx context.Context, id string, states ...jobs.State) (*
 		return time.Hour
 	})
 	return w.Record(id), err
+}
+
+// Has reports whether a job's message is in the queue, and whether somebody
+// holds it.
+func (w *World) Has(id string) (queued, held bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m := w.queue[id]
+	return m != nil, m != nil && time.Now().Before(m.expires)
+}
+
+// Purge removes a job's message from the queue, as a client that cancels does.
+func (w *World) Purge(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.queue, id)
+	w.notify()
+}
+
+// Forget makes the broker forget who holds what: every message is delivered
+// again at once, as after a crash of a broker with a single replica.
+func (w *World) Forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, m := range w.queue {
+		m.expires = time.Time{}
+	}
+	w.notify()
 }
 
 // Queued returns the number of messages in the queue.
@@ -255,6 +369,20 @@ func (w *World) Slots(provider string) (now, most int) {
 	return len(w.slots[provider]), w.most[provider]
 }
 
+// Holders returns the jobs that hold a slot of the provider now.
+func (w *World) Holders(provider string) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []string
+	now := time.Now()
+	for _, n := range slices.Sorted(maps.Keys(w.slots[provider])) {
+		if s := w.slots[provider][n]; now.Before(s.until) {
+			out = append(out, s.job)
+		}
+	}
+	return out
+}
+
 // Dead returns the reason for which a message was buried.
 func (w *World) Dead(id string) string {
 	w.mu.Lock()
@@ -276,3 +404,5 @@ type view struct {
 	*World
 	worker string
 }
+
+func (v view) named(op, id string) Call { return Call{Op: op, Worker: v.worker, ID: id} }

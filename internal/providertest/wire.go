@@ -97,7 +97,7 @@ func (r Reply) huge(w http.ResponseWriter, _ *http.Request) {
 	w.WriteHeader(r.Status)
 	chunk := strings.Repeat("x", 1<<20)
 	_, err := io.WriteString(w, `{"message":"`)
-	for n := 0; err == nil && n <= 2*apicall.MaxBody; n += len(chunk) {
+	for n := 0; err == nil && n <= apicall.MaxBody+len(chunk); n += len(chunk) {
 		_, err = io.WriteString(w, chunk)
 	}
 }
@@ -152,5 +152,5 @@ func cleanText(t *testing.T, text string) {
 	}
 }
 
-// bounds on the suite's own waiting: a correct adapter is far inside them.
+// patience bounds the suite's own waiting: a correct adapter is far inside it.
 const patience = 20 * time.Second

@@ -184,8 +184,8 @@ func (s *Simulator) labStatus(ss *session, r *http.Request, f *Fault) reply {
 	})
 }
 
-// maxUpload is the largest image of base64_to_url: 5 MB.
-const maxUpload = 5 << 20
+// maxUpload is the largest image of base64_to_url: "5 MB", read as the lesser.
+const maxUpload = 5_000_000
 
 func (s *Simulator) labUpload(w http.ResponseWriter, r *http.Request) {
 	none := &Fault{}

@@ -1,25 +1,19 @@
 package solid_test
 
 import (
-	"archive/zip"
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"hash/crc32"
 	"image"
 	"image/color"
 	"image/jpeg"
 	"image/png"
-	"io"
 	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/qmuntal/gltf"
-	"github.com/qmuntal/gltf/modeler"
 
 	"github.com/meshmill/meshmill/internal/solid"
 )
@@ -185,6 +179,43 @@ func TestTextureMatchesPicture(t *testing.T) {
 	}
 }
 
+// Without alpha, what is enclosed belongs to the object unless one looks through
+// it, and a shadow does not.
+func TestBackground(t *testing.T) {
+	t.Parallel()
+	back, body, shade := color.NRGBA{225, 220, 215, 255}, color.NRGBA{40, 90, 160, 255}, color.NRGBA{190, 186, 181, 255}
+	img := image.NewNRGBA(image.Rect(0, 0, 200, 200))
+	within := func(x, y, x0, y0, x1, y1 int) bool { return x >= x0 && x < x1 && y >= y0 && y < y1 }
+	for y := range 200 {
+		for x := range 200 {
+			c := back
+			switch {
+			case within(x, y, 70, 70, 110, 110), within(x, y, 130, 60, 136, 66): // a window and a highlight
+			case within(x, y, 40, 40, 160, 160):
+				c = body
+			case within(x, y, 20, 160, 190, 175):
+				c = shade
+			}
+			img.SetNRGBA(x, y, c)
+		}
+	}
+	m, err := solid.Build(img, solid.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	covered := front(m, 200, 200)
+	for name, p := range map[string]struct {
+		x, y int
+		want bool
+	}{
+		"object": {50, 50, true}, "window": {90, 90, false}, "highlight": {133, 63, true}, "shadow": {180, 168, false}, "background": {10, 10, false},
+	} {
+		if covered[p.y*200+p.x] != p.want {
+			t.Errorf("%s is object: %v, want %v", name, !p.want, p.want)
+		}
+	}
+}
+
 func TestOddPictures(t *testing.T) {
 	t.Parallel()
 	pictures := map[string]image.Image{
@@ -246,154 +277,6 @@ func TestFitAndPivot(t *testing.T) {
 }
 
 func near(a, b float64) bool { return math.Abs(a-b) < 1e-3 }
-
-// checkGLB reads a GLB with a library that knows nothing of this package.
-func checkGLB(t *testing.T, data []byte) {
-	t.Helper()
-	doc := new(gltf.Document)
-	if err := gltf.NewDecoder(bytes.NewReader(data)).Decode(doc); err != nil {
-		t.Fatal(err)
-	}
-	p := doc.Meshes[0].Primitives[0]
-	pos, err := modeler.ReadPosition(doc, doc.Accessors[p.Attributes[gltf.POSITION]], nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	index, err := modeler.ReadIndices(doc, doc.Accessors[*p.Indices], nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, i := range index {
-		if int(i) >= len(pos) {
-			t.Fatalf("index %d of %d vertices", i, len(pos))
-		}
-	}
-	a := doc.Accessors[p.Attributes[gltf.POSITION]]
-	for _, v := range pos {
-		for c := range v {
-			if float64(v[c]) < a.Min[c]-1e-6 || float64(v[c]) > a.Max[c]+1e-6 || math.IsNaN(float64(v[c])) {
-				t.Fatalf("vertex %v is outside %v … %v", v, a.Min, a.Max)
-			}
-		}
-	}
-	normals, err := modeler.ReadNormal(doc, doc.Accessors[p.Attributes[gltf.NORMAL]], nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range normals {
-		if l := math.Sqrt(float64(n[0]*n[0] + n[1]*n[1] + n[2]*n[2])); math.Abs(l-1) > 1e-3 {
-			t.Fatalf("normal %v has length %g", n, l)
-		}
-	}
-	for i, v := range doc.BufferViews {
-		if v.ByteOffset+v.ByteLength > len(doc.Buffers[v.Buffer].Data) {
-			t.Errorf("buffer view %d is out of bounds", i)
-		}
-	}
-	raw, err := modeler.ReadBufferView(doc, doc.BufferViews[*doc.Images[0].BufferView])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := jpeg.Decode(bytes.NewReader(raw)); err != nil {
-		t.Errorf("texture: %v", err)
-	}
-}
-
-func TestFormats(t *testing.T) {
-	t.Parallel()
-	m, err := solid.Build(ring(200, 160, true), solid.Options{Grid: 40})
-	if err != nil {
-		t.Fatal(err)
-	}
-	checks := map[string]func(t *testing.T, b []byte){
-		"glb": checkGLB,
-		"obj": func(t *testing.T, b []byte) {
-			lines := strings.Split(string(b), "\n")
-			n := map[string]int{}
-			for _, l := range lines {
-				word, _, _ := strings.Cut(l, " ")
-				n[word]++
-			}
-			if n["v"] != len(m.Positions) || n["vt"] != len(m.UV) || n["f"] != len(m.Triangles) || n["mtllib"] != 0 {
-				t.Errorf("lines: %v", n)
-			}
-		},
-		"stl": func(t *testing.T, b []byte) {
-			if len(b) != 84+50*len(m.Triangles) || int(binary.LittleEndian.Uint32(b[80:])) != len(m.Triangles) || bytes.HasPrefix(b, []byte("solid")) {
-				t.Errorf("%d bytes for %d triangles, begins %q", len(b), len(m.Triangles), b[:10])
-			}
-		},
-		"ply": func(t *testing.T, b []byte) {
-			head, body, ok := bytes.Cut(b, []byte("end_header\n"))
-			if !ok || !bytes.HasPrefix(head, []byte("ply\nformat binary_little_endian 1.0\n")) ||
-				!bytes.Contains(head, fmt.Appendf(nil, "element vertex %d\n", len(m.Positions))) {
-				t.Fatalf("header: %s", head)
-			}
-			if want := len(m.Positions)*(8*4+3) + len(m.Triangles)*13; len(body) != want {
-				t.Errorf("%d bytes of data, want %d", len(body), want)
-			}
-		},
-		"zip": func(t *testing.T, b []byte) {
-			files := unzip(t, b)
-			if !bytes.Contains(files["mesh.obj"], []byte("mtllib mesh.mtl")) || !bytes.Contains(files["mesh.mtl"], []byte("map_Kd texture.jpg")) || !bytes.Equal(files["texture.jpg"], m.Texture) {
-				t.Errorf("files: %d", len(files))
-			}
-		},
-		"usdz": func(t *testing.T, b []byte) {
-			z, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if z.File[0].Name != "mesh.usda" {
-				t.Errorf("first file is %s", z.File[0].Name)
-			}
-			for _, f := range z.File {
-				if at, err := f.DataOffset(); err != nil || at%64 != 0 || f.Method != zip.Store {
-					t.Errorf("%s: at %d, method %d, %v", f.Name, at, f.Method, err)
-				}
-			}
-			scene := string(unzip(t, b)["mesh.usda"])
-			if !strings.HasPrefix(scene, "#usda 1.0\n") || strings.Count(scene, "{") != strings.Count(scene, "}") || !strings.Contains(scene, `interpolation = "vertex"`) {
-				t.Error("the scene is not well formed")
-			}
-		},
-	}
-	for _, format := range solid.Formats {
-		t.Run(format, func(t *testing.T) {
-			t.Parallel()
-			b, err := m.Encode(format)
-			if err != nil {
-				t.Fatal(err)
-			}
-			checks[format](t, b)
-			if again, _ := m.Encode(format); !bytes.Equal(b, again) {
-				t.Error("a second time the bytes differ")
-			}
-		})
-	}
-	if _, err := m.Encode("fbx"); err == nil {
-		t.Error("fbx can be written")
-	}
-}
-
-func unzip(t *testing.T, b []byte) map[string][]byte {
-	t.Helper()
-	z, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	files := map[string][]byte{}
-	for _, f := range z.File {
-		r, err := f.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if files[f.Name], err = io.ReadAll(r); err != nil { // checks the sums too
-			t.Errorf("%s: %v", f.Name, err)
-		}
-	}
-	return files
-}
 
 func TestSampleImages(t *testing.T) {
 	t.Parallel()

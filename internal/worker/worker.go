@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,6 +22,7 @@ import (
 	"github.com/meshmill/meshmill/internal/engine"
 	"github.com/meshmill/meshmill/internal/fetch"
 	"github.com/meshmill/meshmill/internal/picture"
+	"github.com/meshmill/meshmill/internal/sweeper"
 	"github.com/meshmill/meshmill/internal/topology"
 	"github.com/meshmill/meshmill/pkg/csm"
 	"github.com/meshmill/meshmill/pkg/jobs"
@@ -66,7 +68,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	name := workerName()
 	log := o.Log.With().Str("worker", name).Logger()
-	ports, fleet, err := newPorts(ctx, o, js, name, providers, log)
+	client, err := jobs.NewClient(o.NATS, jobs.ClientConfig{Names: cfg.Names})
+	if err != nil {
+		return err
+	}
+	ports, fleet, err := newPorts(ctx, o, js, name, client, providers, log)
 	if err != nil {
 		return err
 	}
@@ -99,6 +105,18 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer context.AfterFunc(ctx, web.draining)()
 
 	log.Info().Strs("providers", names(providers)).Msg("worker started")
+	sctx, stopSweeper := context.WithCancel(ctx)
+	var sweeps sync.WaitGroup
+	defer sweeps.Wait()
+	defer stopSweeper()
+	sweeps.Go(func() {
+		sweeper.Run(sctx, sweeper.Config{
+			Worker: name, Lease: cfg.Lease, Jobs: client, Fleet: fleet, Log: log,
+			AbortUploads: func(ctx context.Context, olderThan time.Duration) (int, error) {
+				return o.Storage.AbortUploads(ctx, "meshes/", olderThan)
+			},
+		})
+	})
 	err = e.Run(ctx)
 	if ctx.Err() != nil {
 		log.Info().AnErr("cause", context.Cause(ctx)).Msg("worker stopped")
@@ -165,13 +183,9 @@ func prepare(ctx context.Context, o Options, js jetstream.JetStream, providers [
 }
 
 // newPorts connects the engine's ports. The fleet is to be closed.
-func newPorts(ctx context.Context, o Options, js jetstream.JetStream, name string, providers []jobs.Provider, log zerolog.Logger) (engine.Ports, *broker.Fleet, error) {
+func newPorts(ctx context.Context, o Options, js jetstream.JetStream, name string, client *jobs.Client, providers []jobs.Provider, log zerolog.Logger) (engine.Ports, *broker.Fleet, error) {
 	cfg := o.Config
 	fail := func(err error) (engine.Ports, *broker.Fleet, error) { return engine.Ports{}, nil, err }
-	client, err := jobs.NewClient(o.NATS, jobs.ClientConfig{Names: cfg.Names})
-	if err != nil {
-		return fail(err)
-	}
 	queue, err := broker.NewQueue(o.NATS, cfg.Names, client)
 	if err != nil {
 		return fail(err)
