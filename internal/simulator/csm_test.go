@@ -195,12 +195,18 @@ func TestCSMList(t *testing.T) {
 	}
 }
 
+// servePicture returns the base of URLs that all show one picture.
+func servePicture(t *testing.T, data []byte) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(data) }))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
 // The list shows the image's URL as it was sent, and lags behind.
 func TestCSMListLagsAndShowsTheURL(t *testing.T) {
 	t.Parallel()
-	pictures := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(disc(t, 7)) }))
-	t.Cleanup(pictures.Close)
-	link := pictures.URL + "/bucket/inputs/a.png?marker=j1.1&X-Amz-Signature=verysecret"
+	link := servePicture(t, disc(t, 7)) + "/bucket/inputs/a.png?marker=j1.1&X-Amz-Signature=verysecret"
 	for name, lag := range map[string]time.Duration{"none": 0, "an hour": time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

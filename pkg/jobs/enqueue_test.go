@@ -135,6 +135,11 @@ func TestEnqueueManyMixed(t *testing.T) {
 			t.Errorf("result %d = %+v", i, r)
 		}
 	}
+	for _, i := range []int{20, 2100} {
+		if !strings.Contains(results[i].Reason, "earlier item") {
+			t.Errorf("result %d: reason %q", i, results[i].Reason)
+		}
+	}
 	if _, ok := errors.AsType[*jobs.FieldError](results[1200].Err); !ok {
 		t.Errorf("an image that is empty: %v, want a field error", results[1200].Err)
 	}
@@ -209,9 +214,31 @@ func TestEnqueueManyLargeAndWithoutBatches(t *testing.T) {
 					all[i].Request.Labels[fmt.Sprint(k)] = strings.Repeat("x", 256)
 				}
 			}
+			wire, err := b.nc.SubscribeSync(b.names.JobAll())
+			if err != nil {
+				t.Fatal(err)
+			}
 			results, err := b.client.EnqueueMany(t.Context(), all)
 			if err != nil || tally(results)["enqueued queued"] != 300 || b.queueLength() != 300 {
 				t.Errorf("%v, %v, queue %d", tally(results), err, b.queueLength())
+			}
+			size := map[string]int{} // of each batch, as seen on the wire
+			for range 300 {
+				m, err := wire.NextMsgWithContext(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if id := m.Header.Get("Nats-Batch-Id"); id != "" {
+					size[id] += len(m.Data)
+				}
+			}
+			if batches && len(size) < 2 {
+				t.Errorf("%d batches, want some", len(size))
+			}
+			for _, n := range size {
+				if n > 4<<20 {
+					t.Errorf("a batch of %d bytes", n)
+				}
 			}
 		})
 	}
