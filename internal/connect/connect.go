@@ -149,7 +149,40 @@ func (c *Conns) start(ctx context.Context, o Options) (store storage.Config, err
 		return store, err
 	}
 	// Without consumers: those belong to the worker, with its lease.
-	return c.servers.Storage(), topology.Ensure(ctx, js, c.Config.Names, topology.Options{})
+	if err := topology.Ensure(ctx, js, c.Config.Names, topology.Options{}); err != nil {
+		return store, err
+	}
+	if o.Worker {
+		err = c.forgetLeases(ctx, js)
+	}
+	return c.servers.Storage(), err
+}
+
+// forgetLeases removes the consumers of the queue, which the worker makes anew.
+// A broker that restarts forgets that messages were handed back, and would keep
+// them for the rest of their lease although nobody holds them: the folder is
+// locked, so their holders are gone. Should one live on elsewhere, its next
+// write finds that the job has a new owner.
+func (c *Conns) forgetLeases(ctx context.Context, js jetstream.JetStream) error {
+	jobStream := c.Config.Names.JobsStream()
+	s, err := js.Stream(ctx, jobStream)
+	if err != nil {
+		return fmt.Errorf("open stream %s: %w", jobStream, err)
+	}
+	var names []string
+	list := s.ConsumerNames(ctx)
+	for name := range list.Name() {
+		names = append(names, name)
+	}
+	if err := list.Err(); err != nil {
+		return fmt.Errorf("list the consumers of %s: %w", jobStream, err)
+	}
+	for _, name := range names {
+		if err := s.DeleteConsumer(ctx, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return fmt.Errorf("remove consumer %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // marker lies in the data folder of embedded servers whose jobs are simulated.

@@ -54,6 +54,12 @@ func findEngine(ctx context.Context) (_ *engine, err error) {
 	tclog.SetDefault(tclog.NewNoopLogger())
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	if os.Getenv(client.EnvOverrideHost) != "" {
+		// testcontainers would quietly take another engine than the one named.
+		if err := pingNamed(ctx); err != nil {
+			return nil, fmt.Errorf("no Docker engine answers: %s", firstLine(err))
+		}
+	}
 	docker, err := testcontainers.NewDockerClientWithOpts(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("no Docker engine answers: %s", firstLine(err))
@@ -75,6 +81,16 @@ func findEngine(ctx context.Context) (_ *engine, err error) {
 		host = "127.0.0.1" // where it can be ::1, ports are published for IPv4
 	}
 	return &engine{docker: docker, version: v.Version, host: host, images: map[image]string{}}, nil
+}
+
+func pingNamed(ctx context.Context) error {
+	c, err := client.New(client.FromEnv)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Ping(ctx, client.PingOptions{})
+	return err
 }
 
 func setDefault(name, value string) {
