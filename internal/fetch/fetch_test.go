@@ -85,6 +85,9 @@ func mustFail(t *testing.T, c *fetch.Client, u string, want fetch.Reason) *fetch
 	if fetch.ReasonOf(err) != want {
 		t.Errorf("%.80q: %v (%v), want %v", u, e.Reason, e, want)
 	}
+	if strings.Contains(e.Text, "was not done") {
+		t.Errorf("%.80q: hung until the test's own limit: %v", u, e)
+	}
 	for cause := err; cause != nil; cause = errors.Unwrap(cause) {
 		if strings.Contains(cause.Error(), "SECRET") {
 			t.Errorf("the error tells a secret: %v", cause)

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"hash/fnv"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -65,8 +63,6 @@ type sim struct {
 	picks   int
 	fired   int // faults that have happened
 	timed   []timed
-	faults  map[int][]Fault
-	last    int // the pick of the last fault
 	ending  bool
 	hash    uint64
 	trace   func(format string, args ...any)
@@ -256,11 +252,13 @@ func (s *sim) pick(p *pending) {
 	}
 	fault := Fault{}
 	if !s.ending {
-		for _, f := range s.faults[s.picks] {
-			if f.Kind.about() {
-				fault = f
-			} else {
+		for _, f := range s.plan.Faults {
+			switch {
+			case f.At != s.picks:
+			case f.Kind.incident():
 				s.incident(f, p)
+			default:
+				fault = f
 			}
 		}
 		if p.w.dead { // by an incident
@@ -276,16 +274,25 @@ func (s *sim) pick(p *pending) {
 	s.apply(fault, p)
 }
 
+// note takes a pick down.
 func (s *sim) note(p *pending, f Fault) {
-	h := fnv.New64a()
-	fmt.Fprintf(h, "%x %s %s %s %d %s %d", s.hash, p.Worker, p.Op, p.ID, p.Delivery, f.Kind, time.Since(s.began))
-	s.hash = h.Sum64()
+	s.mix(p.Worker)
+	s.mix(p.Op)
+	s.mix(p.ID)
+	s.mix(string(f.Kind))
+	s.hash = (s.hash ^ uint64(time.Since(s.began))) * 0x100000001b3
 	if s.trace != nil {
 		text := ""
 		if f.Kind != None {
 			text = "  <- " + f.String()
 		}
 		s.trace("%4d %12v %s %s %s%s", s.picks, time.Since(s.began).Round(time.Millisecond), p.Worker, p.Op, p.ID, text)
+	}
+}
+
+func (s *sim) mix(text string) {
+	for i := range len(text) {
+		s.hash = (s.hash ^ uint64(text[i])) * 0x100000001b3
 	}
 }
 
@@ -326,8 +333,7 @@ func (s *sim) apply(f Fault, p *pending) {
 		s.crash(p.w)
 	case PauseBefore:
 		if !sent(p.Op) {
-			s.pause(p.w, f)
-			s.picks-- // it comes again
+			s.pause(p.w, f) // the call comes again
 			return
 		}
 		fallthrough
