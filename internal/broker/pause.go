@@ -28,9 +28,11 @@ func (f *Fleet) Pause(ctx context.Context, provider string, d time.Duration, rea
 		}
 		switch {
 		case rev > 0 && now.Before(p.value.Until):
-			// Others have met the same trouble: that is one pause, not many.
-			next.Streak, next.Until = p.value.Streak, now.Add(min(d, jobs.MaxAfter)).UTC()
-			if !next.Until.After(p.value.Until) {
+			// Others have met the same trouble: that is one pause, not many, unless
+			// the provider asks for much more.
+			d = min(d, jobs.MaxAfter)
+			next.Streak, next.Until = p.value.Streak, now.Add(d).UTC()
+			if next.Until.Sub(p.value.Until) < d/2 {
 				return nil
 			}
 		case rev > 0 && now.Before(p.value.Until.Add(relapse)):
