@@ -276,7 +276,7 @@ func TestFlows(t *testing.T) {
 					return []jobs.File{{Format: "glb", URL: "http://169.254.169.254/x"}}
 				}
 			},
-			state: jobs.Failed, reason: "refused address", purchases: []string{"a-a1. create"}, events: []string{"failed.a.1", "submitted.a.1"},
+			state: jobs.Parked, reason: "refused address", purchases: []string{"a-a1. create"}, events: []string{"parked.a.1", "submitted.a.1"},
 		},
 	}
 	for name, tc := range tests {

@@ -129,9 +129,16 @@ func (e *FetchError) Unwrap() error { return e.Err }
 type Content interface {
 	// Image checks that data is a picture which providers take.
 	Image(data []byte) (mediaType, ext string, err error)
-	// Mesh returns the format of a result file and its media type.
+	// Mesh returns the format of a result file and its media type. A file that
+	// is at fault is a *ContentError; any other error is about reading it.
 	Mesh(r io.ReaderAt, size int64) (format, mediaType string, err error)
 }
+
+// ContentError reports a result file that is not what it should be.
+type ContentError struct{ Err error }
+
+func (c *ContentError) Error() string { return c.Err.Error() }
+func (c *ContentError) Unwrap() error { return c.Err }
 
 // Observer counts what the engine does. Its methods are called concurrently
 // and must not block.

@@ -21,12 +21,6 @@ const (
 	badTries = 3
 )
 
-// contentError reports a result file that is not what it should be.
-type contentError struct{ err error }
-
-func (c *contentError) Error() string { return c.err.Error() }
-func (c *contentError) Unwrap() error { return c.err }
-
 // store copies the session's files into the bucket, the manifest last.
 func (j *job) store(ctx context.Context) error {
 	j.slotted()
@@ -47,12 +41,15 @@ func (j *job) store(ctx context.Context) error {
 		j.progress(err.Error())
 		j.files = nil // fresh links for the next try
 		fetch, isFetch := errors.AsType[*FetchError](err)
-		_, isContent := errors.AsType[*contentError](err)
+		_, isContent := errors.AsType[*ContentError](err)
 		if isContent {
 			bad++
 		}
 		switch {
-		case isFetch && fetch.Permanent, isContent && bad >= badTries:
+		case isFetch && fetch.Permanent:
+			// It may be a matter of configuration, and it has been paid for.
+			return j.park(ctx, jobs.Permanent, "the result was not fetched: %s; see MESHMILL_MAX_MESH_BYTES and MESHMILL_ALLOW_PRIVATE_URLS, then run: enqueue resolve %s --session %s", err, j.id, j.rec.Session)
+		case isContent && bad >= badTries:
 			return j.fail(ctx, jobs.Permanent, "the result was refused: %s (session %s)", err, j.rec.Session)
 		case time.Since(j.rec.StoringAt) >= j.cfg.JobTimeout:
 			return j.park(ctx, jobs.Retryable, "the result could not be stored for %v: %s; when the cause is mended, run: enqueue resolve %s --session %s",
@@ -138,7 +135,7 @@ func (j *job) copyFile(ctx context.Context, f jobs.File, done []jobs.Output) (*j
 	defer file.Close()
 	format, mediaType, err := j.ports.Content.Mesh(file, file.Size())
 	if err != nil {
-		return nil, &contentError{err}
+		return nil, err
 	}
 	if slices.ContainsFunc(done, func(o jobs.Output) bool { return o.SHA256 == file.SHA256() }) {
 		return nil, nil

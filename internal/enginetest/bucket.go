@@ -189,7 +189,7 @@ func (contentPort) Mesh(r io.ReaderAt, size int64) (format, mediaType string, er
 	word, rest, ok := strings.Cut(string(data), "_")
 	format, _, ok2 := strings.Cut(rest, "_")
 	if !ok || !ok2 || word != "MESH" {
-		return "", "", errors.New("not a mesh")
+		return "", "", &engine.ContentError{Err: errors.New("not a mesh")}
 	}
 	return format, "model/" + format, nil
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"github.com/meshmill/meshmill/internal/engine"
@@ -41,6 +42,9 @@ func (content) Image(data []byte) (mediaType, ext string, err error) {
 
 func (content) Mesh(r io.ReaderAt, size int64) (format, mediaType string, err error) {
 	f, err := meshfile.Identify(r, size)
+	if _, ok := errors.AsType[*meshfile.Error](err); ok {
+		err = &engine.ContentError{Err: err}
+	}
 	if err != nil {
 		return "", "", err
 	}

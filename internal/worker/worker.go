@@ -86,7 +86,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		Grace: max(cfg.Grace, time.Millisecond), OnUnknown: engine.OnUnknown(cfg.OnUnknown),
 		Presign: cfg.ImageDelivery == config.DeliverPresign, MaxMeshBytes: cfg.MaxMeshBytes,
 		MaxImageBytes: picture.DefaultLimits.MaxBytes, MaxHeld: maxHeld, Log: log,
-	}, ports)
+	}, instrument(ports))
 	if err != nil {
 		return err
 	}
