@@ -132,7 +132,8 @@ func (k *call) follow(ctx context.Context) error {
 	}
 	k.view.Update(func(c *progress.Counts) { c.Follow, c.Jobs = true, len(ids) })
 	began := time.Now()
-	return bulk.Follow(ctx, k.conns.Client, ids, func(before jobs.State, r *jobs.Record) {
+	ended := map[string]time.Time{}
+	err := bulk.Follow(ctx, k.conns.Client, ids, func(before jobs.State, r *jobs.Record) {
 		k.view.Update(func(c *progress.Counts) {
 			if n := counter(c, before); n != nil {
 				*n--
@@ -147,8 +148,29 @@ func (k *call) follow(ctx context.Context) error {
 		if (r.State == jobs.Failed || r.State == jobs.Parked) && before != r.State && r.UpdatedAt.After(began) {
 			k.view.Failf("%s: %s: %s", progress.Clean(imageName(r)), r.State, problem(r))
 		}
+		if bulk.Rests(r.State) && r.UpdatedAt.After(began) {
+			ended[r.ID] = time.Now()
+		}
 	})
+	if err != nil || !k.conns.Config.Embedded {
+		return err
+	}
+	// The worker ends with this call: let it announce the jobs that have ended
+	// just now.
+	var fresh []string
+	for id, at := range ended {
+		if time.Since(at) < announcing {
+			fresh = append(fresh, id)
+		}
+	}
+	if err := k.conns.Settle(ctx, fresh); err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil // what was not announced is, by the next run
 }
+
+// announcing is more than a worker takes from a job's last record to its event.
+const announcing = 10 * time.Second
 
 // counter is where the view counts a state; nil if it does not.
 func counter(c *progress.Counts, s jobs.State) *int {

@@ -66,7 +66,7 @@ or are parked; 130 interrupted.`,
 	config.Register(flags)
 	root.AddCommand(
 		a.folderCommand(), a.fileCommand(), a.urlCommand(),
-		a.statusCommand(), a.resolveCommand(), a.cancelCommand(), a.providersCommand(),
+		a.statusCommand(), a.resolveCommand(), a.cancelCommand(), a.eventsCommand(), a.providersCommand(),
 	)
 	return root
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,8 +39,22 @@ import (
 //	waitdone B N       wait until N jobs of the batch B are completed
 //	serve VAR DIR      serve DIR by HTTP, and set VAR to its address
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"enqueue": main})
+	testscript.Main(tidy{m}, map[string]func(){"enqueue": main})
 }
+
+// tidy removes what buildworker has built, after the tests.
+type tidy struct{ *testing.M }
+
+func (t tidy) Run() int {
+	defer func() {
+		if workerDir != "" {
+			_ = os.RemoveAll(workerDir)
+		}
+	}()
+	return t.M.Run()
+}
+
+var workerDir string // set by builtWorker
 
 func TestScripts(t *testing.T) {
 	t.Parallel()
@@ -117,6 +130,7 @@ var builtWorker = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}
+	workerDir = dir
 	return dir, nil
 })
 
@@ -223,28 +237,4 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 	s := httptest.NewServer(http.FileServer(http.Dir(ts.MkAbs(args[1]))))
 	ts.Defer(s.Close)
 	ts.Setenv(args[0], s.URL)
-}
-
-// TestInterrupt needs a signal at the right moment, which run takes as the end
-// of its context.
-func TestInterrupt(t *testing.T) {
-	t.Parallel()
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(errors.New("interrupt signal received"))
-	var out, errs bytes.Buffer
-	lookup := func(name string) (string, bool) {
-		v := map[string]string{"NATS_URL": "127.0.0.1:1", "CSM_API_KEY": "x"}[name]
-		return v, v != ""
-	}
-	dir := t.TempDir()
-	file, err := os.Create(filepath.Join(dir, "a.png"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(png.Encode(file, image.NewGray(image.Rect(0, 0, 16, 16))), file.Close()); err != nil {
-		t.Fatal(err)
-	}
-	if code := run(ctx, []string{"folder", dir}, nil, &out, &errs, lookup); code != 130 {
-		t.Errorf("exit status %d, want 130; %s", code, errs.String())
-	}
 }

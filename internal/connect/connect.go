@@ -249,6 +249,49 @@ func (c *Conns) Result(o jobs.Output) string {
 	return o.URI
 }
 
+// settleTime bounds Settle. A cancelled job keeps its message for as long as the
+// session that it bought runs, which nobody waits for.
+const settleTime = 5 * time.Second
+
+// Settle waits until the messages of jobs that have ended are out of the queue,
+// but not long: a worker removes a message once it has announced the job's end,
+// so that stopping it then leaves nothing to the next run. What is left after
+// that time is made up for by the next worker.
+func (c *Conns) Settle(ctx context.Context, ids []string) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	js, err := jetstream.New(c.NATS)
+	if err != nil {
+		return err
+	}
+	s, err := js.Stream(ctx, c.Config.Names.JobsStream())
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for _, id := range ids {
+		for {
+			_, err := s.GetLastMsgForSubject(ctx, c.Config.Names.JobAnywhere(id))
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				break
+			}
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err != nil {
+				return err
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	}
+	return nil
+}
+
 // closeSimulator does not wait long: its only clients were in this process, and
 // a connection that one of them keeps in reserve would hold it up for seconds.
 func (c *Conns) closeSimulator(ctx context.Context) error {

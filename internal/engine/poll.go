@@ -76,6 +76,9 @@ func (j *job) resume(ctx context.Context) error {
 	}
 	return j.save(ctx, jobs.Running, func(r *jobs.Record) {
 		r.Slot = j.slot
+		if r.Stage == "" { // a person named the session
+			r.Stage = j.provider.Catalog().FirstStage
+		}
 		if r.SessionDeadline.IsZero() {
 			r.SessionDeadline = time.Now().Add(j.cfg.JobTimeout).UTC()
 		}

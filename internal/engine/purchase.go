@@ -21,7 +21,7 @@ func (j *job) purchase(ctx context.Context) error {
 	}
 	j.plan = plan
 	call := jobs.Call{Stage: j.provider.Catalog().FirstStage, Options: j.request.Options, Formats: plan.Formats}
-	if j.rec != nil && j.rec.Stage != "" {
+	if j.rec != nil && j.rec.Stage != "" && j.rec.Stage != call.Stage {
 		call.Stage, call.Session, call.Input = j.rec.Stage, j.rec.Session, j.rec.StageInput
 	}
 	attempt := 1

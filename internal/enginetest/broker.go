@@ -193,10 +193,7 @@ func (e eventsPort) Publish(ctx context.Context, r *jobs.Record) error {
 		}
 	}
 	return e.do(ctx, e.named("events.publish", r.ID), func() error {
-		subject := names.EventSubject(jobs.EventKind(r.State), r.ID, r.Attempt)
-		if e.events[subject]++; e.events[subject] == 1 && e.Watch.Published != nil {
-			e.Watch.Published(e.worker, r)
-		}
+		e.publish(e.worker, r)
 		return nil
 	})
 }

@@ -306,6 +306,30 @@ func (w *World) Edit(id string, change func(*jobs.Record)) {
 	w.notify()
 }
 
+// Store writes a record as a client does, over whatever is there.
+func (w *World) Store(r *jobs.Record) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.write("", r)
+	w.notify()
+}
+
+// Announce publishes the event of a record's state, as a client does.
+func (w *World) Announce(r *jobs.Record) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.publish("", r)
+	w.notify()
+}
+
+// publish stores an event, unless it is there; w.mu is held.
+func (w *World) publish(worker string, r *jobs.Record) {
+	subject := names.EventSubject(jobs.EventKind(r.State), r.ID, r.Attempt)
+	if w.events[subject]++; w.events[subject] == 1 && w.Watch.Published != nil {
+		w.Watch.Published(worker, r)
+	}
+}
+
 // WaitFor waits until the job is in one of the states and, for those that end
 // a job, until its message is gone.
 func (w *World) WaitFor(ctx context.Context, id string, states ...jobs.State) (*jobs.Record, error) {

@@ -3,7 +3,7 @@
 //
 // It reads public hosts only, unless told otherwise, so that nobody can make a
 // worker read its own network; it carries no credentials, bounds size and
-// time, and keeps what it read out of memory. It does not look at the content.
+// time, and keeps large files out of memory. It does not look at the content.
 package fetch
 
 import (

@@ -78,9 +78,9 @@ type sim struct {
 
 // Do implements enginetest.Scheduler, on the goroutines of workers.
 func (s *sim) Do(ctx context.Context, c enginetest.Call, ready func(time.Time) time.Duration, effect func() error) error {
+	s.mu.Lock()
 	w := s.byName[c.Worker]
 	p := &pending{Call: c, w: w, ready: ready, effect: effect, wake: make(chan struct{}, 1)}
-	s.mu.Lock()
 	switch {
 	case w.dead:
 		s.mu.Unlock()
@@ -302,14 +302,16 @@ func (s *sim) apply(f Fault, p *pending) {
 		s.fired++
 		p.w.hit = s.picks
 	}
+	if stage, ok := strings.CutPrefix(p.Op, "paid."); ok && f.Kind != Fail && f.Kind != Refuse && f.Kind != CrashBefore {
+		s.check.spent(p.ID, stage)
+	}
 	switch f.Kind {
 	case None:
 		s.finish(p, p.effect())
-	case Fail, Refuse: // an account refuses in its own way before it comes here
-		if p.Op == "queue.fetch" && p.ready != nil {
-			p.w.hit = 0 // harmless
-		}
+	case Fail:
 		s.finish(p, errInjected)
+	case Refuse:
+		s.finish(p, errRefused)
 	case Lose:
 		_ = p.effect() // nobody learns of it
 		s.finish(p, errLost)

@@ -228,8 +228,7 @@ func (c *Client) enqueueAgain(ctx context.Context, e *entry) error {
 		e.result.skip(r.State, skipReason(r.State)) // somebody was faster
 		return nil
 	}
-	_, err = c.publishOne(ctx, c.names.JobSubject(r.Provider, r.Lane, r.ID), e.body)
-	if err != nil && !errors.Is(err, errQueued) {
+	if err := c.putBack(ctx, r, e.body); err != nil {
 		return err
 	}
 	e.result.enqueued(r.State)

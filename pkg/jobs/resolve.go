@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,9 +16,9 @@ import (
 type Resolution struct {
 	// Session: what was bought is this session of the provider; go on with it.
 	Session string
-	// Resubmit: buy. For a parked job it makes the call in doubt again, which
-	// may pay a second time if the first call did go through; a job that failed
-	// or was cancelled starts afresh.
+	// Resubmit: buy. For a job that is parked because of a call in doubt it makes
+	// that call again, and so pays a second time if the first did go through. A
+	// job whose session is done, that failed or was cancelled starts afresh.
 	Resubmit bool
 	// Fail: give a parked job up.
 	Fail bool
@@ -72,111 +73,6 @@ func (c *Client) change(ctx context.Context, id string, edit func(*Record) (bool
 // now is the time as records hold it.
 func now() time.Time { return time.Now().UTC().Round(0) }
 
-// Cancel ends a job. A queued or parked job is cancelled at once. A job in work
-// is only marked, and its worker told; it ends at the worker's next step, and
-// what was bought until then is paid. A job that has ended is returned as it
-// is. The record returned is the job as it stands afterwards.
-//
-// If Cancel fails half-way, call it again: it finishes what is left.
-func (c *Client) Cancel(ctx context.Context, id string) (*Record, error) {
-	if err := CheckID(id); err != nil {
-		return nil, err
-	}
-	r, err := c.cancelRecord(ctx, id)
-	if errors.Is(err, ErrNotFound) {
-		r, err = c.cancelQueued(ctx, id)
-	}
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case r.State == Cancelled:
-		if err := c.Announce(ctx, r); err != nil {
-			return r, err
-		}
-		return c.purge(ctx, r)
-	case r.CancelRequested && !r.State.Final():
-		// Best effort: the worker sees the mark in the record too.
-		if err := c.nc.Publish(c.names.CancelSubject(id), nil); err != nil {
-			return r, fmt.Errorf("job %s: it is marked to be cancelled, but its worker could not be told: %w", id, err)
-		}
-	}
-	return r, nil
-}
-
-// cancelRecord cancels or marks a job that has a record.
-func (c *Client) cancelRecord(ctx context.Context, id string) (*Record, error) {
-	return c.change(ctx, id, func(r *Record) (bool, error) {
-		switch r.State {
-		case Queued, Parked:
-			r.State, r.FinishedAt = Cancelled, now()
-			r.Owner, r.Epoch = "", r.Epoch+1
-			r.CancelRequested = false
-			return true, nil
-		case Submitting, Running, Storing:
-			marked := r.CancelRequested
-			r.CancelRequested = true
-			return !marked, nil
-		}
-		return false, nil
-	})
-}
-
-// cancelQueued creates the cancelled record of a job that has none, from its
-// message. If a worker creates the record first, that one is cancelled.
-func (c *Client) cancelQueued(ctx context.Context, id string) (*Record, error) {
-	for range maxConflicts {
-		r, revision, err := c.record(ctx, id) // of a deleted key, if there was one
-		if err != nil {
-			return nil, err
-		}
-		if r != nil { // a worker was faster
-			return c.cancelRecord(ctx, id)
-		}
-		err = c.last(ctx, c.names.JobsStream(), []string{c.names.JobAnywhere(id)}, func(m stored) {
-			if q := c.queuedRecord(m); q != nil {
-				r = q
-			}
-		})
-		if err != nil {
-			return nil, err
-		}
-		if r == nil { // or taken, done and acknowledged since
-			return c.cancelRecord(ctx, id)
-		}
-		r.State, r.FinishedAt, r.UpdatedAt = Cancelled, now(), now()
-		r.Request.Image = r.Request.Image.Public()
-		err = c.save(ctx, r, revision)
-		if !errors.Is(err, errConflict) {
-			return r, err
-		}
-		if r, err := c.cancelRecord(ctx, id); !errors.Is(err, ErrNotFound) {
-			return r, err
-		}
-	}
-	return nil, fmt.Errorf("job %s: its record keeps changing, try again", id)
-}
-
-// purge takes the message of a cancelled job out of the queue. If the job has
-// been retried meanwhile, the message was the retry's, and is put back.
-func (c *Client) purge(ctx context.Context, r *Record) (*Record, error) {
-	err := c.retry(ctx, "take job "+r.ID+" out of the queue", func(ctx context.Context) error {
-		s, err := c.js.Stream(ctx, c.names.JobsStream())
-		if err != nil {
-			return err
-		}
-		return s.Purge(ctx, jetstream.WithPurgeSubject(c.names.JobAnywhere(r.ID)))
-	})
-	if err != nil {
-		return r, err
-	}
-	after, _, err := c.record(ctx, r.ID)
-	if err != nil || after == nil || after.State.Final() {
-		return r, err
-	}
-	return after, c.Requeue(ctx, after)
-}
-
 // Resolve carries out what a person decided about a parked job, or retries one
 // that failed or was cancelled. The record returned is the job as it stands
 // afterwards. Its message is back in the queue; that of a job which has been
@@ -192,7 +88,12 @@ func (c *Client) Resolve(ctx context.Context, id string, how Resolution) (*Recor
 	if err := how.check(); err != nil {
 		return nil, err
 	}
-	r, err := c.change(ctx, id, func(r *Record) (bool, error) { return how.apply(r) })
+	moved := false // or may have been, if an answer was lost
+	r, err := c.change(ctx, id, func(r *Record) (bool, error) {
+		must, err := how.apply(r)
+		moved = moved || must
+		return must, err
+	})
 	if errors.Is(err, ErrNotFound) {
 		if q, err := c.Get(ctx, id); err == nil && q.State == Queued {
 			return q, fmt.Errorf("job %s is queued: there is nothing to resolve, start a worker for provider %s", id, q.Provider)
@@ -207,7 +108,31 @@ func (c *Client) Resolve(ctx context.Context, id string, how Resolution) (*Recor
 		}
 		// A worker gives the slot back when it meets the ended job.
 	}
-	return r, c.Requeue(ctx, r)
+	if !moved {
+		return r, c.Requeue(ctx, r)
+	}
+	body, err := requeued(r)
+	if err != nil {
+		return r, err
+	}
+	return r, c.putBack(ctx, r, body)
+}
+
+// putBack puts the message of a job that has just been revived in the queue. A
+// message that lies there is of the job's past: a worker may hold it still,
+// about to acknowledge the job's end, and would take the new life with it.
+func (c *Client) putBack(ctx context.Context, r *Record, body []byte) error {
+	subject := c.subject(r)
+	_, err := c.publishOne(ctx, subject, body)
+	if errors.Is(err, errQueued) {
+		if err = c.purgeMessages(ctx, r.ID); err == nil {
+			_, err = c.publishOne(ctx, subject, body)
+		}
+	}
+	if err != nil && !errors.Is(err, errQueued) {
+		return fmt.Errorf("job %s: it is %s, but not back in the queue; do the same again: %w", r.ID, r.State, err)
+	}
+	return nil
 }
 
 // apply moves a record, and reports whether it had to.
@@ -249,6 +174,7 @@ func giveUp(r *Record) {
 func adopt(r *Record, session string) {
 	if r.State.Final() {
 		r.Attempt++
+		r.Slot = 0 // it was given back
 	}
 	r.Attempt = max(r.Attempt, 1)
 	if r.Session != session || r.SubmittedAt.IsZero() {
@@ -259,10 +185,13 @@ func adopt(r *Record, session string) {
 	reopen(r)
 }
 
-// resubmit makes a job buy: the call of its stage if it was parked, and
-// everything from the first stage if it had ended.
+// resubmit makes a job buy: the call of its stage if that is in doubt, and
+// everything from the first stage if there is nothing left to go on with.
 func resubmit(r *Record) {
 	if r.State.Final() {
+		r.Slot = 0 // it was given back
+	}
+	if r.State.Final() || !r.StoringAt.IsZero() {
 		r.Session, r.Stage, r.StageInput = "", "", nil
 		r.SubmittedAt = time.Time{}
 	}
@@ -273,7 +202,7 @@ func resubmit(r *Record) {
 
 // reopen clears what a worker finds out anew.
 func reopen(r *Record) {
-	r.SubmitDeadline, r.SessionDeadline = time.Time{}, time.Time{}
+	r.SubmitDeadline, r.SubmittingAt, r.SessionDeadline = time.Time{}, time.Time{}, time.Time{}
 	r.Refusals, r.RefusedSince = 0, time.Time{}
 	r.Error, r.CancelRequested = nil, false
 	r.Percent, r.Detail = 0, ""
@@ -287,22 +216,39 @@ func reopen(r *Record) {
 // full, until ctx ends. A record holds no query of an image URL: a worker that
 // needs the image, and cannot read it without one, will fail the job and say so.
 func (c *Client) Requeue(ctx context.Context, r *Record) error {
-	lane, err := ParseLane(string(r.Lane))
+	body, err := requeued(r)
 	if err != nil {
-		return fmt.Errorf("job %s: %w", r.ID, err)
+		return err
 	}
-	if err := r.Request.Validate(); err != nil {
-		return fmt.Errorf("job %s: its request cannot be queued again: %w", r.ID, err)
-	}
-	body, err := encodeRequest(&r.Request)
-	if err != nil {
-		return fmt.Errorf("job %s: %w", r.ID, err)
-	}
-	_, err = c.publishOne(ctx, c.names.JobSubject(r.Provider, lane, r.ID), body)
+	_, err = c.publishOne(ctx, c.subject(r), body)
 	if err != nil && !errors.Is(err, errQueued) {
 		return fmt.Errorf("job %s: %w", r.ID, err)
 	}
 	return nil
+}
+
+// subject is that of a record's message.
+func (c *Client) subject(r *Record) string {
+	return c.names.JobSubject(r.Provider, cmp.Or(r.Lane, Bulk), r.ID)
+}
+
+// requeued is the message of a record.
+func requeued(r *Record) ([]byte, error) {
+	err := r.Request.Validate()
+	if _, bad := ParseLane(string(r.Lane)); bad != nil {
+		err = errors.Join(err, bad)
+	}
+	if r.ID != r.Request.ID || r.Provider != r.Request.Provider {
+		err = errors.Join(err, errors.New("record and request have different ids or providers"))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("job %s: it cannot be queued again: %w", r.ID, err)
+	}
+	body, err := encodeRequest(&r.Request)
+	if err != nil {
+		return nil, fmt.Errorf("job %s: %w", r.ID, err)
+	}
+	return body, nil
 }
 
 // Announce publishes the event of a record's state. An event that is published

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"regexp"
@@ -22,7 +23,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go/logging"
 
-	"net/http"
+	"github.com/meshmill/meshmill/pkg/jobs"
 )
 
 // The limits that the package promises.
@@ -70,30 +71,22 @@ var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
 // Open prepares the use of a bucket. It checks the configuration and calls
 // nobody: [Bucket.Check] tells whether the bucket can be used.
 func Open(ctx context.Context, cfg Config) (*Bucket, error) {
-	return open(ctx, cfg, &watch{next: newTransport(), stall: stallTimeout, reply: replyTimeout, assemble: assembleTimeout})
+	return open(ctx, cfg, nil)
 }
 
 func open(ctx context.Context, cfg Config, transport http.RoundTripper) (*Bucket, error) {
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
-	load := []func(*config.LoadOptions) error{
-		// The SDK would write warnings to standard error otherwise.
-		config.WithLogger(logging.Nop{}),
-	}
-	if cfg.Region != "" {
-		load = append(load, config.WithRegion(cfg.Region))
-	}
-	if cfg.AccessKeyID != "" {
-		load = append(load, config.WithCredentialsProvider(
-			credentials.NewStaticCredentialsProvider(cfg.AccessKeyID, cfg.SecretAccessKey, "")))
-	}
-	loaded, err := config.LoadDefaultConfig(ctx, load...)
+	loaded, err := cfg.load(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("storage: read the AWS configuration: %w", err)
 	}
 	if loaded.Credentials != nil {
 		loaded.Credentials = namedCredentials{loaded.Credentials}
+	}
+	if transport == nil {
+		transport = &watch{next: newTransport(loaded.HTTPClient), stall: stallTimeout, reply: replyTimeout, assemble: assembleTimeout}
 	}
 	b := &Bucket{name: cfg.Bucket}
 	b.client = s3.NewFromConfig(loaded, func(o *s3.Options) {
@@ -143,6 +136,25 @@ func open(ctx context.Context, cfg Config, transport http.RoundTripper) (*Bucket
 	return b, nil
 }
 
+// load asks the SDK's chain for what cfg does not tell.
+func (cfg Config) load(ctx context.Context) (aws.Config, error) {
+	keys := credentials.NewStaticCredentialsProvider(cfg.AccessKeyID, cfg.SecretAccessKey, "")
+	if cfg.Endpoint != "" && cfg.Region != "" && cfg.AccessKeyID != "" {
+		// Nothing to ask: a broken shared file must not stop embedded servers.
+		return aws.Config{Region: cfg.Region, Credentials: keys, Logger: logging.Nop{}}, nil
+	}
+	load := []func(*config.LoadOptions) error{
+		config.WithLogger(logging.Nop{}), // the SDK would write to standard error
+	}
+	if cfg.Region != "" {
+		load = append(load, config.WithRegion(cfg.Region))
+	}
+	if cfg.AccessKeyID != "" {
+		load = append(load, config.WithCredentialsProvider(keys))
+	}
+	return config.LoadDefaultConfig(ctx, load...)
+}
+
 func (cfg Config) check() error {
 	if !bucketName.MatchString(cfg.Bucket) || strings.Contains(cfg.Bucket, "..") {
 		return fmt.Errorf("bucket %q is not a bucket name: it needs 3 to 63 of a-z, 0-9, dot and dash, such as meshmill (MESHMILL_BUCKET)", cfg.Bucket)
@@ -181,9 +193,13 @@ func (b *Bucket) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, errSlow)
 	defer cancel()
 	// Not a HEAD: its answer has no body, which is where the reason is told.
-	_, err := b.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
+	out, err := b.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
 		Bucket: &b.name, MaxKeys: aws.Int32(1),
 	}, once)
+	if err == nil && aws.ToString(out.Name) == "" {
+		// The SDK takes any page with status 200 for an empty list.
+		return &jobs.Fault{Kind: jobs.Retryable, Op: "storage: check bucket", Err: b.notS3(nil)}
+	}
 	return b.fail(parent, "check bucket", "", err)
 }
 

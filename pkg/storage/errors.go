@@ -129,9 +129,17 @@ func (b *Bucket) explain(ctx context.Context, err error) (jobs.Kind, *refusal) {
 	case status >= 400:
 		return jobs.Permanent, because(errors.New(said), "%s refuses the call (%s: %s)", b.where(), said, message)
 	case status >= 200:
-		return jobs.Retryable, because(ErrUnreachable, "%s does not answer like an S3 store: check AWS_ENDPOINT_URL_S3", b.where())
+		return jobs.Retryable, b.notS3(err)
 	}
 	return jobs.Retryable, because(ErrUnreachable, "cannot reach %s: %s: check that it runs, the network and AWS_ENDPOINT_URL_S3", b.where(), clean(lastText(err)))
+}
+
+func (b *Bucket) notS3(cause error) *refusal {
+	causes := []error{ErrUnreachable}
+	if cause != nil {
+		causes = append(causes, cause)
+	}
+	return &refusal{b.where() + " does not answer like an S3 store: check AWS_ENDPOINT_URL_S3", causes}
 }
 
 func (b *Bucket) where() string {

@@ -8,6 +8,9 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 )
 
 // How long a transfer may stand still.
@@ -17,8 +20,10 @@ const (
 	assembleTimeout = 10 * time.Minute // likewise, while the store joins parts
 )
 
-func newTransport() *http.Transport {
-	return &http.Transport{
+// newTransport keeps the certificate authorities of AWS_CA_BUNDLE, which the
+// SDK has put into the client it made.
+func newTransport(from aws.HTTPClient) *http.Transport {
+	t := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:    5 * time.Second,
@@ -27,6 +32,10 @@ func newTransport() *http.Transport {
 		IdleConnTimeout:        60 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 	}
+	if made, ok := from.(*awshttp.BuildableClient); ok {
+		t.TLSClientConfig = made.GetTransport().TLSClientConfig
+	}
+	return t
 }
 
 // refuseRedirect hands a redirect back as the answer: the SDK knows the ones
