@@ -29,13 +29,13 @@ type creation struct {
 	labels              []string
 	filter              picture.Filter
 	dryRun, force, wait bool
-	check               func(args []string) error
+	check               func(args []string, c *config.Config) error
 	sources             func(args []string) iter.Seq[bulk.Source]
 }
 
 func (a *app) folderCommand() *cobra.Command {
 	c := &creation{a: a}
-	c.check = func(args []string) error {
+	c.check = func(args []string, _ *config.Config) error {
 		if err := c.filter.Check(); err != nil {
 			return err
 		}
@@ -51,12 +51,16 @@ not by name. Hidden files are passed over; links are followed.`, "a folder")
 
 func (a *app) fileCommand() *cobra.Command {
 	c := &creation{a: a, sources: bulk.Files}
-	c.check = func(args []string) error { return bulk.CheckFiles(args, picture.DefaultLimits) }
+	c.check = func(args []string, _ *config.Config) error { return bulk.CheckFiles(args, picture.DefaultLimits) }
 	return c.command("file FILE…", "Enqueue images", "Enqueues images. If one of them cannot be converted, none is enqueued.", "a file")
 }
 
 func (a *app) urlCommand() *cobra.Command {
-	c := &creation{a: a, sources: bulk.URLs, check: bulk.CheckURLs}
+	c := &creation{a: a, sources: bulk.URLs}
+	c.check = func(args []string, cfg *config.Config) error {
+		// What another worker may read is its own business.
+		return bulk.CheckURLs(args, cfg.AllowPrivateURLs || !cfg.Embedded)
+	}
 	return c.command("url URL…", "Enqueue images by their address", `Enqueues images by their http or https address. The worker, or the provider
 itself, fetches them when their turn comes.`, "a URL")
 }
@@ -93,7 +97,7 @@ func (c *creation) run(cmd *cobra.Command, args []string) error {
 	}
 	connect.Simulate(&cfg)
 	o, template, err := c.plan(&cfg)
-	if err = usage(errors.Join(err, c.check(args))); err != nil {
+	if err = usage(errors.Join(err, c.check(args, &cfg))); err != nil {
 		return err
 	}
 	if c.dryRun {

@@ -71,7 +71,13 @@ func withWorker(ctx context.Context, c *connect.Conns, log zerolog.Logger, f fun
 	}()
 	err := f(ctx)
 	cancel(errJobsEnded)
-	workerErr := <-stopped
+	var workerErr error
+	select {
+	case workerErr = <-stopped:
+	case <-time.After(time.Second):
+		log.Warn().Str("at_most", cfg.Grace.String()).Msg("waiting for paid calls in flight; interrupt again to leave at once")
+		workerErr = <-stopped
+	}
 	if workerErr != nil && errors.Is(err, workerErr) {
 		return workerErr
 	}

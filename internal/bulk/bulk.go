@@ -270,7 +270,7 @@ func (p *Pipeline) prepare(ctx context.Context, s Source) prepared {
 	case ctx.Err() != nil:
 		return prepared{fatal: context.Cause(ctx)}
 	case s.URL != "":
-		return taken(s, jobs.Image{URL: s.URL})
+		return taken(s, jobs.Image{URL: s.URL, Name: s.Name})
 	}
 	data, info, err := picture.Read(s.Path, p.Limits)
 	if err != nil {

@@ -335,11 +335,15 @@ func TestChecks(t *testing.T) {
 			`"DIR/bad/a.png" is not a PNG, JPEG or WebP image: it begins like a PDF`,
 			`"DIR/good" is a folder, not an image`,
 		}},
-		"urls": {bulk.CheckURLs([]string{"https://example.com/a.png", "ftp://example.com/a", "oak.png", "https://u:hunter2@example.com/a", ":"}), []string{
+		"urls": {bulk.CheckURLs([]string{"https://example.com/a.png", "ftp://example.com/a", "oak.png", "https://u:hunter2@example.com/a", ":", "http://127.0.0.1/a.png?sig=hunter2", "http://[::1]/a", "http://10.1.2.3/a", "http://localhost:80/a", "http://8.8.8.8/a"}, false), []string{
 			`"ftp://example.com/a" is not an http or https URL, must be like https://example.com/oak.png`,
 			`"oak.png" is not an http or https URL, must be like https://example.com/oak.png`,
 			`"https://example.com/a" holds a user name or password, which would be stored with the job`,
 			"an address is not a URL, must be like https://example.com/oak.png",
+			`"http://127.0.0.1/a.png" is on this machine or a private network; MESHMILL_ALLOW_PRIVATE_URLS=true would allow it`,
+			`"http://[::1]/a" is on this machine or a private network; MESHMILL_ALLOW_PRIVATE_URLS=true would allow it`,
+			`"http://10.1.2.3/a" is on this machine or a private network; MESHMILL_ALLOW_PRIVATE_URLS=true would allow it`,
+			`"http://localhost:80/a" is on this machine or a private network; MESHMILL_ALLOW_PRIVATE_URLS=true would allow it`,
 		}},
 	}
 	for name, tc := range tests {
@@ -353,6 +357,9 @@ func TestChecks(t *testing.T) {
 				t.Errorf("mistakes (-want +got):\n%s", diff)
 			}
 		})
+	}
+	if err := bulk.CheckURLs([]string{"http://127.0.0.1/a.png"}, true); err != nil {
+		t.Errorf("private addresses are allowed: %v", err)
 	}
 	bad := template()
 	bad.Batch = "a\nb"

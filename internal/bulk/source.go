@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/netip"
 	"net/url"
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/meshmill/meshmill/internal/picture"
 	"github.com/meshmill/meshmill/pkg/jobs"
@@ -125,8 +127,9 @@ func URLs(urls []string) iter.Seq[Source] {
 }
 
 // CheckURLs reports addresses that cannot be those of images: every mistake at
-// once. It calls nobody.
-func CheckURLs(urls []string) error {
+// once. Unless private is set, addresses that plainly are on this machine or on a
+// private network are among them. It calls nobody.
+func CheckURLs(urls []string, private bool) error {
 	var errs []error
 	for _, s := range urls {
 		u, err := url.Parse(s)
@@ -137,7 +140,17 @@ func CheckURLs(urls []string) error {
 			errs = append(errs, fmt.Errorf("%q is not an http or https URL, must be like https://example.com/oak.png", jobs.Image{URL: s}.Public().URL))
 		case u.User != nil:
 			errs = append(errs, fmt.Errorf("%q holds a user name or password, which would be stored with the job", jobs.Image{URL: s}.Public().URL))
+		case !private && isPrivate(u.Hostname()):
+			errs = append(errs, fmt.Errorf("%q is on this machine or a private network; MESHMILL_ALLOW_PRIVATE_URLS=true would allow it", jobs.Image{URL: s}.Public().URL))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func isPrivate(host string) bool {
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && !(ip.Unmap().IsGlobalUnicast() && !ip.Unmap().IsPrivate())
 }

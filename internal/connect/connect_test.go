@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/pflag"
@@ -89,6 +90,35 @@ func TestEmbedded(t *testing.T) {
 	}
 	if _, err := open(true, "--simulate"); !errors.Is(err, connect.ErrMixed) || !strings.Contains(err.Error(), "holds real jobs") {
 		t.Errorf("simulated jobs on real data: %v, want ErrMixed", err)
+	}
+}
+
+func TestSettle(t *testing.T) {
+	c := load(t, "--embedded", "--data="+filepath.Join(t.TempDir(), "data"))
+	conns, err := connect.Open(t.Context(), connect.Options{Config: c, Name: "test", Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := conns.Close(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}()
+	r, err := conns.Client.Enqueue(t.Context(), jobs.Item{Request: jobs.Request{Provider: "csm", Image: jobs.Image{URL: "https://example.com/a.png"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := []string{"elsewhere", r.ID}
+	soon, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := conns.Settle(soon, ids); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("with the message in the queue: %v, want the context's end", err)
+	}
+	if _, err := conns.Client.Cancel(t.Context(), r.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := conns.Settle(t.Context(), ids); err != nil {
+		t.Errorf("without it: %v", err)
 	}
 }
 

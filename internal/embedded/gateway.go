@@ -94,10 +94,24 @@ func (g *gateway) run(ctx context.Context, dir, socket string, keys keyPair, xat
 		Quiet:     true, // nothing on standard output
 		KeepAlive: true,
 		// Given, because the library says on standard output when it is not.
-		IAMService:  auth.NewIAMServiceSingle(auth.Account{Access: keys.id, Secret: keys.secret, Role: auth.RoleAdmin}),
+		IAMService:  &oneUser{auth.NewIAMServiceSingle(auth.Account{Access: keys.id, Secret: keys.secret, Role: auth.RoleAdmin}), keys.id},
 		DisableACLs: true,
 		S3Options:   []s3api.Option{s3api.WithOnListen(listening)},
 	})
+}
+
+// oneUser answers for an unknown access key as S3 does. The library's own
+// service makes it a status 404, which to a HEAD request reads as "no object".
+type oneUser struct {
+	auth.IAMService
+	id string
+}
+
+func (u *oneUser) GetUserAccount(access string) (auth.Account, error) {
+	if access != u.id {
+		return auth.Account{}, auth.ErrNoSuchUser
+	}
+	return u.IAMService.GetUserAccount(access)
 }
 
 func (g *gateway) close(ctx context.Context) error {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -276,23 +275,20 @@ func (e *engine) newS3(ctx context.Context) (server, storage.Config, error) {
 			"MINIO_ROOT_USER": keys.AccessKeyID, "MINIO_ROOT_PASSWORD": keys.SecretAccessKey,
 			"MINIO_BROWSER": "off", "MINIO_UPDATE": "off",
 		},
-	}, "9000/tcp", minioReady)
+	}, "9000/tcp", func(ctx context.Context, addr string) error { return minioReady(ctx, addr, keys) })
 	return srv, keys, err
 }
 
-func minioReady(ctx context.Context, addr string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/minio/health/ready", nil)
-	if err != nil {
-		return err
+// minioReady asks for a bucket that is not there: MinIO's own health pages are
+// green before it knows its users.
+func minioReady(ctx context.Context, addr string, keys storage.Config) error {
+	keys.Endpoint, keys.Bucket = "http://"+addr, "is-it-ready"
+	b, err := storage.Open(ctx, keys)
+	if err == nil {
+		err = b.Check(ctx)
 	}
-	c := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := c.Do(req)
-	if err != nil {
-		return err
+	if errors.Is(err, storage.ErrNoBucket) {
+		return nil
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return errors.New(resp.Status)
-	}
-	return nil
+	return err
 }

@@ -139,8 +139,9 @@ func open(ctx context.Context, cfg Config, transport http.RoundTripper) (*Bucket
 // load asks the SDK's chain for what cfg does not tell.
 func (cfg Config) load(ctx context.Context) (aws.Config, error) {
 	keys := credentials.NewStaticCredentialsProvider(cfg.AccessKeyID, cfg.SecretAccessKey, "")
-	if cfg.Endpoint != "" && cfg.Region != "" && cfg.AccessKeyID != "" {
-		// Nothing to ask: a broken shared file must not stop embedded servers.
+	if strings.HasPrefix(cfg.Endpoint, "http://") && cfg.Region != "" && cfg.AccessKeyID != "" {
+		// Nothing to ask, not even for certificates: a broken shared file must
+		// not stop embedded servers.
 		return aws.Config{Region: cfg.Region, Credentials: keys, Logger: logging.Nop{}}, nil
 	}
 	load := []func(*config.LoadOptions) error{

@@ -48,7 +48,7 @@ func ExampleBucket_Put() {
 		return
 	}
 	fmt.Println(bucket.URI(obj.Key), obj.Size, obj.SHA256[:8])
-	// Output: s3://meshmill/meshes/chair/chair.obj 8 8158ef35
+	// Output: s3://meshmill/meshes/chair/chair.obj 8 b49022de
 }
 
 func ExampleBucket_PutInput() {
@@ -56,7 +56,7 @@ func ExampleBucket_PutInput() {
 	defer done()
 	key, _, err := bucket.PutInput(context.Background(), strings.NewReader("an image"), "png", "image/png")
 	fmt.Println(key[:15], err)
-	// Output: inputs/e6d2a8cd <nil>
+	// Output: inputs/a5df3fde <nil>
 }
 
 func ExampleBucket_GetJSON() {

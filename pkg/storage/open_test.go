@@ -1,9 +1,14 @@
 package storage_test
 
 import (
+	"bytes"
+	"encoding/pem"
 	"errors"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -89,6 +94,36 @@ func TestAttemptsByEnvironment(t *testing.T) {
 	b := open(t, srv.URL)
 	if err := b.Delete(t.Context(), "k"); !errors.Is(err, storage.ErrUnreachable) || n != 3 {
 		t.Errorf("Delete = %v after %d requests, want 3", err, n)
+	}
+}
+
+// TestTLS uses a store with a certificate authority of its own. Over TLS the SDK
+// would send checksum trailers, which many such stores refuse.
+func TestTLS(t *testing.T) {
+	isolate(t)
+	store := &multipart{}
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Amz-Trailer") != "" || r.Header.Get("Content-Encoding") != "" || r.ContentLength < 0 {
+			t.Errorf("%s %s is sent in chunks with a trailer", r.Method, r.URL.Path)
+		}
+		store.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	put := func() error {
+		_, err := open(t, srv.URL).Put(t.Context(), "k", bytes.NewReader(make([]byte, 9*mib)), 9*mib, "")
+		return err
+	}
+	if err := put(); !errors.Is(err, storage.ErrUnreachable) || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("Put without the authority = %v", err)
+	}
+	bundle := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AWS_CA_BUNDLE", bundle)
+	if err := put(); err != nil {
+		t.Errorf("Put = %v", err)
 	}
 }
 

@@ -146,7 +146,7 @@ func TestStalledStore(t *testing.T) {
 		if !errors.Is(err, ErrUnreachable) || tries != 3 {
 			t.Errorf("Put = %v after %d tries", err, tries)
 		}
-		if took := time.Since(began); took < 3*replyTimeout || took > 3*replyTimeout+2*maxBackoff {
+		if took := time.Since(began); took < 3*stallTimeout || took > 3*stallTimeout+2*maxBackoff {
 			t.Errorf("Put took %v", took)
 		}
 		for name, call := range map[string]func() error{
