@@ -133,12 +133,15 @@ func (k *call) follow(ctx context.Context) error {
 	k.view.Update(func(c *progress.Counts) { c.Follow, c.Jobs = true, len(ids) })
 	began := time.Now()
 	ended := map[string]time.Time{}
+	states := map[string]jobs.State{}
+	told := map[string]bool{}
 	err := bulk.Follow(ctx, k.conns.Client, ids, func(before jobs.State, r *jobs.Record) {
 		k.view.Update(func(c *progress.Counts) {
-			if n := counter(c, before); n != nil {
+			if n := counter(c, states[r.ID]); n != nil {
 				*n--
 			}
-			if n := counter(c, r.State); n != nil {
+			states[r.ID] = shown(r)
+			if n := counter(c, shown(r)); n != nil {
 				*n++
 			}
 			if bulk.Rests(r.State) && r.UpdatedAt.Before(began) {
@@ -147,6 +150,10 @@ func (k *call) follow(ctx context.Context) error {
 		})
 		if (r.State == jobs.Failed || r.State == jobs.Parked) && before != r.State && r.UpdatedAt.After(began) {
 			k.view.Failf("%s: %s: %s", progress.Clean(imageName(r)), r.State, problem(r))
+		}
+		if reason := problem(r); r.Waiting() && !told[reason] && len(told) < tellMost {
+			told[reason] = true
+			k.view.Failf("waiting, nothing bought yet: %s", reason)
 		}
 		if bulk.Rests(r.State) && r.UpdatedAt.After(began) {
 			ended[r.ID] = time.Now()
@@ -171,6 +178,9 @@ func (k *call) follow(ctx context.Context) error {
 
 // announcing is more than a worker takes from a job's last record to its event.
 const announcing = 10 * time.Second
+
+// tellMost bounds how many different reasons for waiting are told.
+const tellMost = 20
 
 // counter is where the view counts a state; nil if it does not.
 func counter(c *progress.Counts, s jobs.State) *int {

@@ -48,9 +48,9 @@ type summary struct {
 	Working int `json:"working,omitempty"`
 }
 
-func (s *summary) count(state jobs.State) {
-	switch state {
-	case jobs.Queued:
+func (s *summary) count(r *jobs.Record) {
+	switch shown(r) {
+	case jobs.Queued, waiting:
 		s.Queued++
 	case jobs.Completed:
 		s.Completed++
@@ -63,6 +63,18 @@ func (s *summary) count(state jobs.State) {
 	default:
 		s.Working++
 	}
+}
+
+// waiting is what people read of a job whose paid call was refused for now:
+// "submitting" would sound as if money were being spent.
+const waiting jobs.State = "waiting"
+
+// shown is a job's state as people read it.
+func shown(r *jobs.Record) jobs.State {
+	if r.Waiting() {
+		return waiting
+	}
+	return r.State
 }
 
 // text is the summary in words: what there is none of is left out.
@@ -122,7 +134,7 @@ func (p *printer) job(r *jobs.Record, outcome jobs.Outcome, remark string) {
 		p.line(jobLine{"job", outcome, r})
 		return
 	}
-	state := string(r.State)
+	state := string(shown(r))
 	if outcome == jobs.Skipped {
 		state += " (skipped)"
 	}
@@ -217,7 +229,7 @@ func (p *printer) printAll(ctx context.Context, client *jobs.Client, entries []e
 					p.table.Row(r.ID, e.name, r.Provider, string(r.State), "", "the same image as "+e.sameAs)
 				}
 			default:
-				sum.count(r.State)
+				sum.count(r)
 				p.job(r, e.out, "")
 			}
 		}

@@ -93,7 +93,7 @@ func (a *app) status(ctx context.Context, c *connect.Conns, f jobs.Filter) error
 		if err != nil {
 			return errors.Join(p.flush(), err)
 		}
-		sum.count(r.State)
+		sum.count(r)
 		if len(f.IDs) > 0 {
 			found[r.ID] = true
 		}

@@ -140,6 +140,12 @@ type Record struct {
 	UpdatedAt   time.Time `json:"updated_at"`
 }
 
+// Waiting reports whether the provider has refused the job's paid call for
+// certain, and it will be made again: no call is open, and Error is the refusal.
+func (r *Record) Waiting() bool {
+	return r.State == Submitting && r.SubmitDeadline.IsZero() && r.Error != nil
+}
+
 // DecodeRecord reads a record from JSON.
 func DecodeRecord(data []byte) (*Record, error) {
 	var r Record
