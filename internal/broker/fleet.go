@@ -249,6 +249,7 @@ func (f *Fleet) SetLimit(ctx context.Context, provider string, n int, byDefault 
 
 // Acquire implements engine.Fleet.
 func (f *Fleet) Acquire(ctx context.Context, provider string, lane jobs.Lane, id string, until time.Time) (int, error) {
+	hold := time.Until(until) // from when the slot is had: waiting takes nothing off it
 	w := f.enter(provider, lane)
 	defer f.leave(provider, w)
 	for {
@@ -259,12 +260,23 @@ func (f *Fleet) Acquire(ctx context.Context, provider string, lane jobs.Lane, id
 		turn := slices.Index(a.waiters, w)
 		changed := f.changed
 		f.mu.Unlock()
-		if held > 0 {
-			return held, nil
+		if held.n > 0 {
+			if held.until.Sub(now) >= hold-time.Minute {
+				return held.n, nil
+			}
+			// What is bought with it now must not outlast it.
+			err := f.write(ctx, slotKey(provider, held.n), slotValue{id, now.Add(hold).UTC()}, held.rev)
+			if err == nil {
+				return held.n, nil
+			}
+			if !errors.Is(err, engine.ErrConflict) {
+				return 0, err
+			}
+			continue
 		}
 		if turn < len(free) {
 			s := free[(turn+f.salt)%len(free)]
-			err := f.write(ctx, slotKey(provider, s.n), slotValue{id, until.UTC()}, s.rev)
+			err := f.write(ctx, slotKey(provider, s.n), slotValue{id, time.Now().Add(hold).UTC()}, s.rev)
 			if err == nil {
 				return s.n, nil
 			}
@@ -291,13 +303,19 @@ type freeSlot struct {
 	rev uint64
 }
 
+// heldSlot is a slot that a job has until then; without one, n is 0.
+type heldSlot struct {
+	freeSlot
+	until time.Time
+}
+
 // look returns the slot that the job holds, the free ones, and when the first
 // taken one expires; f.mu is held.
-func (a *account) look(id string, now time.Time) (held int, free []freeSlot, expiry time.Time) {
+func (a *account) look(id string, now time.Time) (held heldSlot, free []freeSlot, expiry time.Time) {
 	expiry = now.Add(time.Minute)
 	for n, s := range a.slots {
 		if s.rev > 0 && !s.gone && s.value.Job == id && now.Before(s.value.Until) {
-			return n, nil, expiry
+			return heldSlot{freeSlot{n, s.rev}, s.value.Until}, nil, expiry
 		}
 	}
 	for n := 1; n <= a.limit.value.Limit; n++ {
@@ -311,7 +329,7 @@ func (a *account) look(id string, now time.Time) (held int, free []freeSlot, exp
 			expiry = s.value.Until
 		}
 	}
-	return 0, free, expiry
+	return heldSlot{}, free, expiry
 }
 
 func (f *Fleet) enter(provider string, lane jobs.Lane) *waiter {

@@ -26,6 +26,7 @@ type bench struct {
 	t        *testing.T
 	provider *enginetest.Provider
 	listing  bool // the provider can look lost calls up
+	wrap     func(*enginetest.Provider) jobs.Provider
 	change   func(*engine.Config)
 }
 
@@ -46,6 +47,9 @@ func (b *bench) start(name string) (stop func()) {
 	var p jobs.Provider = b.provider
 	if b.listing {
 		p = enginetest.Listing{Provider: b.provider}
+	}
+	if b.wrap != nil {
+		p = b.wrap(b.provider)
 	}
 	e, err := engine.New(cfg, b.Ports(name, p))
 	if err != nil {

@@ -31,9 +31,10 @@ type job struct {
 	nudged   chan struct{}
 	status   *jobs.Status // that came with the paid call's answer
 	files    []jobs.File  // of a session that is done; never recorded
-	// receiptDue: the bucket does not have the last purchase's receipt yet.
-	receiptDue bool
-	log        zerolog.Logger
+	// receipted is the purchase whose receipt this delivery knows to be in the
+	// bucket. The worker that bought may have died before it could store one.
+	receipted string
+	log       zerolog.Logger
 }
 
 // What a step returns to end the delivery. Any other error releases the
@@ -99,7 +100,11 @@ func (e *Engine) handle(hold, pay context.Context, m Message, provider string, l
 		pay: pay, slotted: slotted, nudged: make(chan struct{}, 1),
 		log: e.cfg.Log.With().Str("job_id", req.ID).Str("provider", provider).Logger(),
 	}
-	defer e.hold(j)()
+	unhold, ok := e.hold(hold, j)
+	if !ok {
+		return // the delivery before this one answers the message
+	}
+	defer unhold()
 	ctx, cancel := context.WithCancelCause(hold)
 	defer cancel(nil)
 	// The lease is kept for as long as the job runs here: a shutdown ends ctx,
@@ -190,6 +195,9 @@ func (j *job) run(ctx context.Context) (err error) {
 
 // step does what the job's state asks for.
 func (j *job) step(ctx context.Context) error {
+	if j.rec != nil && (j.rec.State.Final() || j.rec.State == jobs.Parked) {
+		return j.conclude(ctx) // a shutdown lets a job finish its last words
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -204,12 +212,8 @@ func (j *job) step(ctx context.Context) error {
 		return j.reconcile(ctx)
 	case jobs.Running:
 		return j.poll(ctx)
-	case jobs.Storing:
+	default:
 		return j.store(ctx)
-	case jobs.Parked:
-		return j.announce(ctx)
-	default: // final
-		return j.conclude(ctx)
 	}
 }
 
@@ -228,6 +232,7 @@ func (j *job) finish(ctx context.Context, err error) {
 		if err := j.retry(ctx, func() error { return j.msg.Ack(ctx) }); err != nil {
 			j.log.Warn().Err(err).Msg("ack failed")
 		}
+		j.reopened(ctx)
 		j.logEnd(state)
 	case errors.Is(err, errFenced), errors.Is(err, errLeaseLost):
 		j.dropSlot(ctx)
@@ -241,6 +246,24 @@ func (j *job) finish(ctx context.Context, err error) {
 	default:
 		j.log.Warn().Err(err).Str("state", string(state)).Msg("job will be tried again")
 		_ = j.msg.Release(ctx, 10*time.Second)
+	}
+}
+
+// reopened puts the message back if the job was opened again just before it was
+// acked, by a person or by a session that came late: whoever opened it found
+// the message in the queue, and left it at that.
+func (j *job) reopened(ctx context.Context) {
+	if j.rec == nil || j.rec.State == jobs.Completed {
+		return
+	}
+	ctx, cancel := keep(ctx) // the ack may have used up its own time
+	defer cancel()
+	rec, rev, err := j.ports.Journal.Load(ctx, j.id)
+	if err != nil || rec == nil || rev <= j.rev || rec.State.Final() || rec.State == jobs.Parked {
+		return // if it was opened all the same, the sweeper will see
+	}
+	if err := j.retry(ctx, func() error { return j.ports.Queue.Requeue(ctx, rec) }); err != nil {
+		j.log.Error().Err(err).Msg("a job that was opened again could not be queued again")
 	}
 }
 

@@ -181,26 +181,30 @@ func (j *job) park(ctx context.Context, kind jobs.Kind, format string, args ...a
 	})
 }
 
-// announce publishes the event of a parked job and lets its message go.
-func (j *job) announce(ctx context.Context) error {
-	if err := j.publish(ctx); err != nil {
+// conclude publishes the event of a job that has ended or is parked, frees the
+// slot of one that has ended, and lets the message go.
+func (j *job) conclude(ctx context.Context) error {
+	lctx, cancel := linger(ctx)
+	defer cancel()
+	if err := j.publish(lctx); err != nil {
 		return err
 	}
-	return errAck
-}
-
-// conclude publishes the final event, frees the slot and lets the message go.
-func (j *job) conclude(ctx context.Context) error {
-	if err := j.publish(ctx); err != nil {
-		return err
+	if j.rec.State == jobs.Parked {
+		return errAck
 	}
 	if j.rec.State == jobs.Cancelled && j.rec.Session != "" && j.rec.Slot > 0 {
 		if err := j.drain(ctx); err != nil {
 			return err
 		}
 	}
-	if err := j.freeSlot(ctx); err != nil {
+	if err := j.freeSlot(lctx); err != nil {
 		return later(ctx, 5*time.Second, err)
+	}
+	if j.rec.State == jobs.Cancelled && j.rec.Slot > 0 {
+		// So that whoever comes late knows that the session has ended.
+		if err := j.save(lctx, jobs.Cancelled, func(r *jobs.Record) { r.Slot = 0 }); err != nil {
+			return err
+		}
 	}
 	return errAck
 }
@@ -230,9 +234,14 @@ func (j *job) freeSlot(ctx context.Context) error {
 }
 
 // dropSlot frees the slot that this delivery took, if the job's new owner works
-// with another one.
+// with another one, or needs none any more.
 func (j *job) dropSlot(ctx context.Context) {
-	if j.slot > 0 && j.rec != nil && j.rec.Epoch != j.epoch && j.rec.Slot > 0 && j.rec.Slot != j.slot {
+	if j.slot == 0 || j.rec == nil {
+		return
+	}
+	other := j.rec.Epoch != j.epoch && j.rec.Slot > 0 && j.rec.Slot != j.slot
+	over := j.rec.State == jobs.Storing || j.rec.State == jobs.Failed || j.rec.State.Final() && j.rec.Slot == 0
+	if other || over {
 		_ = j.ports.Fleet.Release(ctx, j.provider.Name(), j.slot, j.id) // it also ends by itself
 	}
 }

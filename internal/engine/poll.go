@@ -3,7 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
+	"hash/fnv"
 	"time"
 
 	"github.com/meshmill/meshmill/pkg/jobs"
@@ -33,9 +33,7 @@ func (j *job) poll(ctx context.Context) error {
 		if !announced {
 			announced = j.ports.Events.Publish(ctx, j.rec) == nil
 		}
-		if j.receiptDue {
-			j.receiptDue = !j.receipt(ctx, j.rec.Stage, j.rec.Attempt, j.rec.Session)
-		}
+		_ = j.ensureReceipt(ctx) // again at the next poll, and before the end
 		status, err := j.ask(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -168,7 +166,8 @@ func (j *job) note(ctx context.Context, s *jobs.Status) error {
 // interval is the time to the next poll: an eighth of the time the session has
 // run, so that a result waits little compared with what it took, or the
 // provider's own estimate if that is sooner to be over; within the configured
-// bounds, and a tenth to either side so that a fleet does not poll in step.
+// bounds, and up to a tenth to either side so that a fleet does not poll in
+// step. The spread depends on the job alone, so that a run can be repeated.
 func (j *job) interval(s *jobs.Status, err error, failures int, elapsed time.Duration) time.Duration {
 	d := elapsed / 8
 	if err == nil && s.ETA > 0 {
@@ -178,7 +177,9 @@ func (j *job) interval(s *jobs.Status, err error, failures int, elapsed time.Dur
 	if err != nil {
 		d = max(d, backoff(failures, j.cfg.PollMin, j.cfg.PollMax), after(err))
 	}
-	return d - d/10 + time.Duration(rand.Int64N(int64(d/5)+1))
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(j.id)) // never fails
+	return d - d/10 + d/5*time.Duration(h.Sum32()%1000)/1000
 }
 
 // rest waits for the next poll. It looks at the record when nudged, and now

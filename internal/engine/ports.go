@@ -58,7 +58,9 @@ type Journal interface {
 type Fleet interface {
 	// Acquire waits for a slot of the provider and returns its number, from 1.
 	// A slot belongs to the job, not to the caller: a job that holds one gets
-	// it again, from whatever worker. After until, the slot is free to be taken.
+	// it again, from whatever worker. It is held for the time from now to until,
+	// counted from when it is had, however long that takes; then the slot is free
+	// to be taken.
 	Acquire(ctx context.Context, provider string, lane jobs.Lane, id string, until time.Time) (int, error)
 	// Release frees the slot if the job holds it.
 	Release(ctx context.Context, provider string, slot int, id string) error

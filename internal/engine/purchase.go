@@ -111,9 +111,10 @@ func (j *job) waitError(ctx context.Context, err error) error {
 }
 
 // standBack gives the slot of a job that has no session back before err ends
-// the delivery.
+// the delivery. A job without a record keeps it for its next delivery: another
+// one may be about to buy with it.
 func (j *job) standBack(ctx context.Context, err error) error {
-	if j.rec == nil || (j.rec.Session == "" && j.rec.SubmitDeadline.IsZero()) {
+	if j.rec != nil && j.rec.Session == "" && j.rec.SubmitDeadline.IsZero() {
 		kctx, cancel := keep(ctx)
 		defer cancel()
 		_ = j.freeSlot(kctx) // the job's next delivery finds it again
@@ -188,11 +189,13 @@ func (j *job) bought(ctx context.Context, stage string, attempt int, session *jo
 	case err != nil:
 		// The journal cannot be reached. The bucket may be: a receipt there is
 		// found by whoever looks for the session.
-		j.receipt(j.pay, stage, attempt, session.ID)
+		_ = j.receipt(j.pay, stage, attempt, session.ID)
 		j.log.Error().Err(err).Str("session", session.ID).Msg("session could not be journalled")
 		return err
 	}
-	j.receiptDue = !j.receipt(j.pay, stage, attempt, session.ID)
+	if j.receipt(j.pay, stage, attempt, session.ID) == nil {
+		j.receipted = purchaseName(stage, attempt, session.ID)
+	}
 	j.status = session.Status
 	return nil
 }
@@ -224,7 +227,7 @@ func (j *job) settle(stage string, attempt int, state jobs.State, change func(*j
 // late hands a session over to whoever owns the record now. A session id is
 // never thrown away: it turns a parked job into a running one.
 func (j *job) late(stage string, attempt int, session string) {
-	j.receipt(j.pay, stage, attempt, session)
+	_ = j.receipt(j.pay, stage, attempt, session)
 	for n := 1; sleep(j.pay, backoff(n, 50*time.Millisecond, 5*time.Second)); n++ {
 		rec, rev, err := j.ports.Journal.Load(j.pay, j.id)
 		if err != nil {
@@ -257,18 +260,41 @@ func (j *job) late(stage string, attempt int, session string) {
 	}
 }
 
+func purchaseName(stage string, attempt int, session string) string {
+	return fmt.Sprintf("%d/%s/%s", attempt, stage, session)
+}
+
+// ensureReceipt stores the receipt of the record's session, if this delivery
+// does not know that it is there.
+func (j *job) ensureReceipt(ctx context.Context) error {
+	name := purchaseName(j.rec.Stage, j.rec.Attempt, j.rec.Session)
+	if j.receipted == name {
+		return nil
+	}
+	err := j.receipt(ctx, j.rec.Stage, j.rec.Attempt, j.rec.Session)
+	if err == nil {
+		j.receipted = name
+	}
+	return err
+}
+
 // receipt mirrors a purchase to the bucket.
-func (j *job) receipt(ctx context.Context, stage string, attempt int, session string) bool {
+func (j *job) receipt(ctx context.Context, stage string, attempt int, session string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*bookkeeping)
 	defer cancel()
+	at := time.Now().UTC()
+	if j.rec != nil && j.rec.Session == session && !j.rec.SubmittedAt.IsZero() {
+		at = j.rec.SubmittedAt
+	}
 	err := j.ports.Store.PutJSON(ctx, jobs.ReceiptKey(j.id, attempt), jobs.Receipt{
 		Schema: jobs.ReceiptSchema, ID: j.id, Provider: j.provider.Name(), Session: session, Stage: stage,
-		Attempt: attempt, Request: j.recordedRequest(), SubmittedAt: time.Now().UTC(),
+		Attempt: attempt, Request: j.recordedRequest(), SubmittedAt: at,
 	})
 	if err != nil {
 		j.log.Warn().Err(err).Str("session", session).Msg("receipt not stored yet")
+		return fmt.Errorf("store the receipt: %w", err)
 	}
-	return err == nil
+	return nil
 }
 
 // refused journals that nothing was bought, and ends the delivery: for good, or

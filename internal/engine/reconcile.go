@@ -16,6 +16,9 @@ const (
 	// patience bounds how long a provider that does not answer is asked about a
 	// call whose outcome is unknown.
 	patience = 10 * time.Minute
+	// leastTries is how often it is asked at least: the time may have passed
+	// while this process stood still.
+	leastTries = 5
 )
 
 // reconcile finds out what became of a paid call that is open in the record:
@@ -47,6 +50,9 @@ func (j *job) reconcile(ctx context.Context) error {
 	}
 	began, absent := time.Now(), time.Time{}
 	for n := 1; ; n++ {
+		// What an answer shows is as old as its question: this process may have
+		// stood still in between.
+		asked := time.Now()
 		rctx, cancel := context.WithTimeout(ctx, pollTimeout)
 		session, err := asker.Reconcile(rctx, call, j.rec.SubmittingAt)
 		cancel()
@@ -60,10 +66,10 @@ func (j *job) reconcile(ctx context.Context) error {
 			if absent.IsZero() {
 				absent = time.Now()
 			}
-			if time.Since(absent) >= settling {
+			if asked.Sub(absent) >= settling {
 				return j.again(ctx)
 			}
-		case jobs.KindOf(err) == jobs.Retryable && time.Since(began) < patience:
+		case jobs.KindOf(err) == jobs.Retryable && (n < leastTries || time.Since(began) < patience):
 			absent = time.Time{}
 		default:
 			return j.unknown(ctx, "what became of the paid call cannot be found out: "+text(err))

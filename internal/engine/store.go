@@ -89,6 +89,9 @@ func (j *job) copyAll(ctx context.Context) error {
 			outputs = append(outputs, *out)
 		}
 	}
+	if err := j.ensureReceipt(ctx); err != nil {
+		return err
+	}
 	now := time.Now().UTC()
 	manifest := jobs.ManifestKey(j.id)
 	err := j.ports.Store.PutJSON(ctx, manifest, jobs.Manifest{

@@ -210,6 +210,7 @@ func (e eventsPort) Progress(jobs.Progress) {
 type fleetPort struct{ view }
 
 func (f fleetPort) Acquire(ctx context.Context, provider string, _ jobs.Lane, id string, until time.Time) (int, error) {
+	hold := time.Until(until)
 	got := 0
 	err := f.call(ctx, f.named("fleet.acquire", id), func(now time.Time) time.Duration {
 		if f.place(provider, id, now) > 0 {
@@ -222,9 +223,7 @@ func (f fleetPort) Acquire(ctx context.Context, provider string, _ jobs.Lane, id
 		if f.slots[provider] == nil {
 			f.slots[provider] = map[int]slot{}
 		}
-		if s := f.slots[provider][got]; s.job != id || !now.Before(s.until) {
-			f.slots[provider][got] = slot{id, until}
-		}
+		f.slots[provider][got] = slot{id, now.Add(hold)}
 		f.most[provider] = max(f.most[provider], len(f.slots[provider]))
 		return nil
 	})

@@ -393,18 +393,25 @@ func (w *World) Slots(provider string) (now, most int) {
 	return len(w.slots[provider]), w.most[provider]
 }
 
-// Holders returns the jobs that hold a slot of the provider now.
-func (w *World) Holders(provider string) []string {
+// Holders returns the jobs that hold a slot of the provider now, by its number.
+func (w *World) Holders(provider string) map[int]string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var out []string
-	now := time.Now()
-	for _, n := range slices.Sorted(maps.Keys(w.slots[provider])) {
-		if s := w.slots[provider][n]; now.Before(s.until) {
-			out = append(out, s.job)
+	out := map[int]string{}
+	for n, s := range w.slots[provider] {
+		if time.Now().Before(s.until) {
+			out[n] = s.job
 		}
 	}
 	return out
+}
+
+// Free takes a slot back, as the sweeper does.
+func (w *World) Free(provider string, n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.slots[provider], n)
+	w.notify()
 }
 
 // Dead returns the reason for which a message was buried.

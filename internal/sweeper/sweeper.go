@@ -115,6 +115,11 @@ func (c *Config) slot(ctx context.Context, provider string, n int, id string) {
 		// Its job was purged before it bought anything.
 		err = c.Fleet.Release(ctx, provider, n, id)
 		c.Log.Warn().Err(err).Str("job_id", id).Str("provider", provider).Int("slot", n).Msg("slot of a job that no longer exists given back")
+	case err == nil && r.State.Final() && time.Since(r.UpdatedAt) > 2*c.Lease && r.Slot != n:
+		// A worker that had been replaced took it, and could not give it back:
+		// the record knows nothing of it, and so nobody else will.
+		err = c.Fleet.Release(ctx, provider, n, id)
+		c.Log.Warn().Err(err).Str("job_id", id).Str("provider", provider).Int("slot", n).Msg("slot that an ended job left behind given back")
 	case err == nil && r.State.Final() && time.Since(r.UpdatedAt) > 2*c.Lease:
 		// A worker that meets the ended job gives its slot back.
 		err = c.Jobs.Requeue(ctx, r)

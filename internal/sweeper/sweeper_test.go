@@ -74,9 +74,12 @@ func TestSweep(t *testing.T) {
 				record("running", jobs.Running, old), record("storing", jobs.Storing, old),
 				record("submitting", jobs.Submitting, old), record("fresh", jobs.Running, time.Now()),
 				record("parked", jobs.Parked, old), record("done", jobs.Completed, old), record("ended", jobs.Failed, old),
+				record("just ended", jobs.Failed, time.Now()),
 			},
-			slots: map[int]string{1: "running", 2: "ended", 3: "purged", 4: "parked"},
+			// Slot 5 is one of two that "ended" held, 7 one that its end forgot.
+			slots: map[int]string{1: "running", 2: "ended", 3: "purged", 4: "parked", 5: "ended", 6: "just ended", 7: "done"},
 		}
+		f.records[6].Slot = 2
 		f.turn.Store(true)
 		aborted := 0
 		ctx, cancel := context.WithCancel(t.Context())
@@ -93,7 +96,8 @@ func TestSweep(t *testing.T) {
 		if diff := cmp.Diff([]string{"ended", "running", "storing", "submitting"}, f.requeued); diff != "" {
 			t.Errorf("queued again (-want +got):\n%s", diff)
 		}
-		if diff := cmp.Diff([]string{"csm 3 purged"}, f.released); diff != "" {
+		slices.Sort(f.released)
+		if diff := cmp.Diff([]string{"csm 3 purged", "csm 5 ended", "csm 7 done"}, f.released); diff != "" {
 			t.Errorf("slots given back (-want +got):\n%s", diff)
 		}
 		f.turn.Store(false) // from now on another worker sweeps
