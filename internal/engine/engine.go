@@ -81,9 +81,6 @@ type Engine struct {
 	providers map[string]jobs.Provider
 	mu        sync.Mutex
 	held      map[string]*job // by id
-	// tails has, by id, what is closed when the last delivery of the job that
-	// has come is through.
-	tails map[string]chan struct{}
 }
 
 // waiting is how many jobs of a lane a worker holds that have no slot yet. A
@@ -112,7 +109,7 @@ func New(cfg Config, ports Ports) (*Engine, error) {
 	if ports.Observer == nil {
 		ports.Observer = NoObserver{}
 	}
-	e := &Engine{cfg: cfg, ports: ports, providers: map[string]jobs.Provider{}, held: map[string]*job{}, tails: map[string]chan struct{}{}}
+	e := &Engine{cfg: cfg, ports: ports, providers: map[string]jobs.Provider{}, held: map[string]*job{}}
 	for _, p := range ports.Providers {
 		e.providers[p.Name()] = p
 	}
@@ -214,40 +211,21 @@ func (e *Engine) Nudge(id string) {
 	}
 }
 
-// hold registers the job under its id, once every earlier delivery of it to
-// this worker is through: owner and epoch tell workers apart, but not two
-// deliveries to one of them, which a pause or the broker can cause. It reports
-// false if ctx ends first.
-func (e *Engine) hold(ctx context.Context, j *job) (unhold func(), ok bool) {
-	through := make(chan struct{})
+// hold registers the job under its id. It reports false if this worker has an
+// earlier delivery of it in hand, as a pause or the broker can cause: owner and
+// epoch tell workers apart, but not two deliveries to one of them.
+func (e *Engine) hold(j *job) (unhold func(), ok bool) {
 	e.mu.Lock()
-	before := e.tails[j.id]
-	e.tails[j.id] = through
-	e.mu.Unlock()
-	unhold = func() {
+	defer e.mu.Unlock()
+	if e.held[j.id] != nil {
+		return nil, false
+	}
+	e.held[j.id] = j
+	return func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		if e.held[j.id] == j {
-			delete(e.held, j.id)
-		}
-		if e.tails[j.id] == through {
-			delete(e.tails, j.id)
-		}
-		close(through)
-	}
-	if before != nil {
-		j.slotted() // it keeps no other job from waiting for a slot
-		select {
-		case <-before:
-		case <-ctx.Done():
-			unhold()
-			return nil, false
-		}
-	}
-	e.mu.Lock()
-	e.held[j.id] = j
-	e.mu.Unlock()
-	return unhold, true
+		delete(e.held, j.id)
+	}, true
 }
 
 // sleep waits for d and reports whether ctx lives on.

@@ -91,7 +91,7 @@ func (b *bench) purchases(want ...string) {
 	b.t.Helper()
 	got := b.provider.Purchases()
 	for i := range got {
-		got[i] = strings.TrimPrefix(got[i], "meshmill-")
+		got[i] = strings.TrimPrefix(got[i], "meshmill.")
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		b.t.Errorf("purchases (-want +got):\n%s", diff)
@@ -138,15 +138,15 @@ func TestFlows(t *testing.T) {
 		slots     int // still taken at the end
 	}{
 		"one stage": {
-			state: jobs.Completed, purchases: []string{"a-a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
+			state: jobs.Completed, purchases: []string{"a.a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
 		},
 		"answered at once": {
 			setup: func(b *bench) { b.provider.AtOnce = true },
-			state: jobs.Completed, purchases: []string{"a-a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
+			state: jobs.Completed, purchases: []string{"a.a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
 		},
 		"three stages": {
 			setup: func(b *bench) { b.provider.Stages = []string{"create", "preview", "refine"} },
-			state: jobs.Completed, purchases: []string{"a-a1. create", "a-a1. preview", "a-a1. refine"},
+			state: jobs.Completed, purchases: []string{"a.a1. create", "a.a1. preview", "a.a1. refine"},
 			events: []string{"completed.a.1", "submitted.a.1"},
 		},
 		"refused for good": {
@@ -157,7 +157,7 @@ func TestFlows(t *testing.T) {
 			setup: func(b *bench) {
 				b.provider.Submits = enginetest.Refuse(3, &jobs.Fault{Kind: jobs.Retryable, Pause: true, After: 20 * time.Second, Err: errors.New("429")})
 			},
-			state: jobs.Completed, purchases: []string{"a-a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
+			state: jobs.Completed, purchases: []string{"a.a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
 		},
 		"refused for ever": {
 			setup: func(b *bench) {
@@ -173,7 +173,7 @@ func TestFlows(t *testing.T) {
 		},
 		"unknown, no look-up": {
 			setup: func(b *bench) { b.provider.Submits = unknown(true) },
-			state: jobs.Parked, reason: "enqueue resolve a", purchases: []string{"a-a1. create"},
+			state: jobs.Parked, reason: "enqueue resolve a", purchases: []string{"a.a1. create"},
 			events: []string{"parked.a.1"}, slots: 1,
 		},
 		"unknown, to be resubmitted": {
@@ -181,25 +181,25 @@ func TestFlows(t *testing.T) {
 				b.provider.Submits = unknown(false)
 				b.change = func(c *engine.Config) { c.OnUnknown = engine.Resubmit }
 			},
-			state: jobs.Completed, purchases: []string{"a-a2. create"}, events: []string{"completed.a.2", "submitted.a.2"},
+			state: jobs.Completed, purchases: []string{"a.a2. create"}, events: []string{"completed.a.2", "submitted.a.2"},
 		},
 		"unknown, found": {
 			setup: func(b *bench) {
 				b.listing, b.provider.Submits = true, unknown(true)
 				b.change = func(c *engine.Config) { c.Presign = true }
 			},
-			state: jobs.Completed, purchases: []string{"a-a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
+			state: jobs.Completed, purchases: []string{"a.a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
 		},
 		"unknown, absent": {
 			setup: func(b *bench) {
 				b.listing, b.provider.Submits = true, unknown(false)
 				b.change = func(c *engine.Config) { c.Presign = true }
 			},
-			state: jobs.Completed, purchases: []string{"a-a2. create"}, events: []string{"completed.a.2", "submitted.a.2"},
+			state: jobs.Completed, purchases: []string{"a.a2. create"}, events: []string{"completed.a.2", "submitted.a.2"},
 		},
 		"unknown, inline image": {
 			setup: func(b *bench) { b.listing, b.provider.Submits = true, unknown(true) },
-			state: jobs.Parked, reason: "inline", purchases: []string{"a-a1. create"}, events: []string{"parked.a.1"}, slots: 1,
+			state: jobs.Parked, reason: "inline", purchases: []string{"a.a1. create"}, events: []string{"parked.a.1"}, slots: 1,
 		},
 		"unknown stage call, found": {
 			setup: func(b *bench) {
@@ -211,7 +211,7 @@ func TestFlows(t *testing.T) {
 					return true, nil
 				}
 			},
-			state: jobs.Completed, purchases: []string{"a-a1. create", "a-a1. preview"}, events: []string{"completed.a.1", "submitted.a.1"},
+			state: jobs.Completed, purchases: []string{"a.a1. create", "a.a1. preview"}, events: []string{"completed.a.1", "submitted.a.1"},
 		},
 		"unclassified error parks": {
 			setup: func(b *bench) { b.provider.Submits = enginetest.Refuse(1, errors.New("what?")) },
@@ -219,12 +219,12 @@ func TestFlows(t *testing.T) {
 		},
 		"provider fails": {
 			setup: func(b *bench) { b.provider.Breaks = func(string) string { return "no object in the image" } },
-			state: jobs.Failed, reason: "no object in the image", purchases: []string{"a-a1. create"},
+			state: jobs.Failed, reason: "no object in the image", purchases: []string{"a.a1. create"},
 			events: []string{"failed.a.1", "submitted.a.1"},
 		},
 		"session runs too long": {
 			setup: func(b *bench) { b.provider.Takes = 5 * time.Hour },
-			state: jobs.Failed, reason: "still runs", purchases: []string{"a-a1. create"}, events: []string{"failed.a.1", "submitted.a.1"},
+			state: jobs.Failed, reason: "still runs", purchases: []string{"a.a1. create"}, events: []string{"failed.a.1", "submitted.a.1"},
 		},
 		"polls fail for a while": {
 			setup: func(b *bench) {
@@ -235,7 +235,7 @@ func TestFlows(t *testing.T) {
 					return nil
 				}
 			},
-			state: jobs.Completed, purchases: []string{"a-a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
+			state: jobs.Completed, purchases: []string{"a.a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
 		},
 		"bad option": {
 			request: func(r *jobs.Request) { r.Options = map[string]any{"bad": true} },
@@ -251,7 +251,7 @@ func TestFlows(t *testing.T) {
 		},
 		"image by URL": {
 			request: func(r *jobs.Request) { r.Image = jobs.Image{URL: "https://files.test/PICTURE x"} },
-			state:   jobs.Completed, purchases: []string{"a-a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
+			state:   jobs.Completed, purchases: []string{"a.a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
 		},
 		"links expire, fresh ones are asked for": {
 			setup: func(b *bench) {
@@ -264,7 +264,7 @@ func TestFlows(t *testing.T) {
 					return []jobs.File{{Format: "glb", URL: u}}
 				}
 			},
-			state: jobs.Completed, purchases: []string{"a-a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
+			state: jobs.Completed, purchases: []string{"a.a1. create"}, events: []string{"completed.a.1", "submitted.a.1"},
 		},
 		"result is no mesh": {
 			setup: func(b *bench) {
@@ -272,7 +272,7 @@ func TestFlows(t *testing.T) {
 					return []jobs.File{{Format: "glb", URL: "https://files.test/<html>"}}
 				}
 			},
-			state: jobs.Failed, reason: "not a mesh", purchases: []string{"a-a1. create"}, events: []string{"failed.a.1", "submitted.a.1"},
+			state: jobs.Failed, reason: "not a mesh", purchases: []string{"a.a1. create"}, events: []string{"failed.a.1", "submitted.a.1"},
 		},
 		"result lies on a forbidden address": {
 			setup: func(b *bench) {
@@ -280,7 +280,7 @@ func TestFlows(t *testing.T) {
 					return []jobs.File{{Format: "glb", URL: "http://169.254.169.254/x"}}
 				}
 			},
-			state: jobs.Parked, reason: "refused address", purchases: []string{"a-a1. create"}, events: []string{"parked.a.1", "submitted.a.1"},
+			state: jobs.Parked, reason: "refused address", purchases: []string{"a.a1. create"}, events: []string{"parked.a.1", "submitted.a.1"},
 		},
 	}
 	for name, tc := range tests {

@@ -33,14 +33,15 @@ const (
 // loadImage reads the image and checks it. Its errors are faults: Permanent if
 // the image is no good, Retryable if it cannot be had now.
 func (j *job) loadImage(ctx context.Context) (*image, error) {
+	if key := j.keptImage(); key != "" {
+		img, err := j.loadObject(ctx, key)
+		if jobs.KindOf(err) != jobs.Permanent || j.request.Image.URL == "" {
+			return img, err
+		}
+	}
 	img := &image{}
 	var err error
-	if j.request.Image.Object != "" {
-		img.data, err = j.readObject(ctx, j.request.Image.Object)
-	} else {
-		img.data, img.private, err = j.readURL(ctx, j.request.Image.URL)
-	}
-	if err != nil {
+	if img.data, img.private, err = j.readURL(ctx, j.request.Image.URL); err != nil {
 		return nil, err
 	}
 	mediaType, ext, err := j.ports.Content.Image(img.data)
@@ -48,16 +49,8 @@ func (j *job) loadImage(ctx context.Context) (*image, error) {
 		return nil, jobs.Faultf(jobs.Permanent, "image", "%w", err)
 	}
 	img.mediaType = mediaType
-	sum := sha256.Sum256(img.data)
-	hash := hex.EncodeToString(sum[:])
-	if key := j.request.Image.Object; key != "" {
-		if want := strings.TrimSuffix(path.Base(key), path.Ext(key)); want != hash {
-			return nil, jobs.Faultf(jobs.Permanent, "image", "%s has been changed: its content does not match its name", key)
-		}
-		return img, nil
-	}
 	// Keep what the URL gave: it may change, and the result is judged by it.
-	key := jobs.InputKey(hash, ext)
+	key := jobs.InputKey(sum(img.data), ext)
 	if _, err := j.ports.Store.Stat(ctx, key); err != nil {
 		if _, err := j.ports.Store.Put(ctx, key, bytes.NewReader(img.data), int64(len(img.data)), mediaType); err != nil {
 			return nil, jobs.Faultf(jobs.Retryable, "image", "store it: %w", err)
@@ -65,6 +58,38 @@ func (j *job) loadImage(ctx context.Context) (*image, error) {
 	}
 	j.request.Image.Object, j.request.Image.MediaType = key, mediaType
 	return img, nil
+}
+
+// keptImage is the key of the image, or of what its URL gave at an earlier try.
+func (j *job) keptImage() string {
+	if j.request.Image.Object == "" && j.rec != nil {
+		return j.rec.Request.Image.Object
+	}
+	return j.request.Image.Object
+}
+
+// loadObject reads an image from the bucket, and sees that its content is what
+// its name says.
+func (j *job) loadObject(ctx context.Context, key string) (*image, error) {
+	data, err := j.readObject(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	mediaType, _, err := j.ports.Content.Image(data)
+	if err != nil {
+		return nil, jobs.Faultf(jobs.Permanent, "image", "%w", err)
+	}
+	if want := strings.TrimSuffix(path.Base(key), path.Ext(key)); want != sum(data) {
+		return nil, jobs.Faultf(jobs.Permanent, "image", "%s has been changed: its content does not match its name", key)
+	}
+	j.request.Image.Object, j.request.Image.MediaType = key, mediaType
+	// Its URL, if it came by one, may have expired since.
+	return &image{data: data, mediaType: mediaType, private: true}, nil
+}
+
+func sum(data []byte) string {
+	h := sha256.Sum256(data)
+	return hex.EncodeToString(h[:])
 }
 
 func (j *job) readObject(ctx context.Context, key string) ([]byte, error) {
@@ -82,7 +107,6 @@ func (j *job) readURL(ctx context.Context, url string) (data []byte, private boo
 	f, err := j.ports.Fetcher.Fetch(ctx, url, j.cfg.MaxImageBytes)
 	if err != nil {
 		fault := jobs.Faultf(jobs.Retryable, "image", "%w", err)
-		fault.Tries = 5
 		if fe, ok := errors.AsType[*FetchError](err); ok && (fe.Permanent || fe.Expired) {
 			fault.Kind = jobs.Permanent
 		}
@@ -102,7 +126,7 @@ func (j *job) deliver(ctx context.Context, img *image, marker string) (jobs.Deli
 		key := j.request.Image.Object
 		ext := strings.TrimPrefix(path.Ext(key), ".")
 		// Later stages of a session may read the image again.
-		url, err := j.ports.Store.Presign(ctx, key, j.cfg.JobTimeout+time.Hour, marker+ext)
+		url, err := j.ports.Store.Presign(ctx, key, min(j.cfg.JobTimeout+time.Hour, mostPresign), marker+ext)
 		if err != nil {
 			return jobs.Delivery{}, "", jobs.Faultf(jobs.Retryable, "image", "presign: %w", err)
 		}
@@ -128,6 +152,9 @@ func (j *job) deliver(ctx context.Context, img *image, marker string) (jobs.Deli
 	}
 	return jobs.Delivery{Bytes: img.data, MediaType: img.mediaType}, deliverInline, nil
 }
+
+// mostPresign is the longest time that S3 signs a URL for.
+const mostPresign = 7 * 24 * time.Hour
 
 // uploadTimeout bounds the upload of one image to a provider.
 const uploadTimeout = 2 * time.Minute

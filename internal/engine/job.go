@@ -43,6 +43,8 @@ var (
 	errAck    = errors.New("the job has ended")                // ack it
 	errFenced = errors.New("another worker has the job")       // touch nothing
 	errAgain  = errors.New("the record was changed by others") // look again
+	// errVanished: the next delivery starts over, from what the bucket knows.
+	errVanished = errors.New("the record is gone: it was deleted, or the broker has lost it")
 )
 
 // releaseError hands the message back for a later try.
@@ -100,9 +102,14 @@ func (e *Engine) handle(hold, pay context.Context, m Message, provider string, l
 		pay: pay, slotted: slotted, nudged: make(chan struct{}, 1),
 		log: e.cfg.Log.With().Str("job_id", req.ID).Str("provider", provider).Logger(),
 	}
-	unhold, ok := e.hold(hold, j)
+	unhold, ok := e.hold(j)
 	if !ok {
-		return // the delivery before this one answers the message
+		// The earlier delivery answers the message. Should it not, this one has
+		// to come again.
+		kctx, cancel := keep(hold)
+		defer cancel()
+		_ = m.Release(kctx, e.cfg.Lease) // or it comes again by itself
+		return
 	}
 	defer unhold()
 	ctx, cancel := context.WithCancelCause(hold)
@@ -118,6 +125,10 @@ func (e *Engine) handle(hold, pay context.Context, m Message, provider string, l
 	err = j.run(ctx)
 	endLease()
 	<-leaseDone
+	if foreign, ok := errors.AsType[*foreignError](err); ok {
+		e.bury(hold, m, foreign)
+		return
+	}
 	j.finish(hold, err)
 }
 
@@ -251,7 +262,8 @@ func (j *job) finish(ctx context.Context, err error) {
 
 // reopened puts the message back if the job was opened again just before it was
 // acked, by a person or by a session that came late: whoever opened it found
-// the message in the queue, and left it at that.
+// the message in the queue, and left it at that. It may even have ended again,
+// with nobody left to announce that.
 func (j *job) reopened(ctx context.Context) {
 	if j.rec == nil || j.rec.State == jobs.Completed {
 		return
@@ -259,7 +271,7 @@ func (j *job) reopened(ctx context.Context) {
 	ctx, cancel := keep(ctx) // the ack may have used up its own time
 	defer cancel()
 	rec, rev, err := j.ports.Journal.Load(ctx, j.id)
-	if err != nil || rec == nil || rev <= j.rev || rec.State.Final() || rec.State == jobs.Parked {
+	if err != nil || rec == nil || rev <= j.rev || rec.State == j.rec.State && rec.Attempt == j.rec.Attempt {
 		return // if it was opened all the same, the sweeper will see
 	}
 	if err := j.retry(ctx, func() error { return j.ports.Queue.Requeue(ctx, rec) }); err != nil {

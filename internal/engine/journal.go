@@ -11,6 +11,9 @@ import (
 	"github.com/meshmill/meshmill/pkg/storage"
 )
 
+// maxDocument bounds a manifest or receipt that is read.
+const maxDocument = 4 << 20
+
 // claim reads the record and makes this delivery its owner.
 func (j *job) claim(ctx context.Context) error {
 	rec, rev, err := j.ports.Journal.Load(ctx, j.id)
@@ -20,6 +23,9 @@ func (j *job) claim(ctx context.Context) error {
 	case rec == nil:
 		j.rev, j.epoch = rev, 1
 		return j.recover(ctx)
+	}
+	if rec.Provider != j.provider.Name() {
+		return &foreignError{rec.Provider}
 	}
 	j.rec, j.rev, j.epoch = rec, rev, rec.Epoch
 	if rec.State.Final() || rec.State == jobs.Parked {
@@ -32,13 +38,17 @@ func (j *job) claim(ctx context.Context) error {
 	return nil
 }
 
+// foreignError reports a message with the id of another provider's job.
+type foreignError struct{ provider string }
+
+func (f *foreignError) Error() string { return "the id belongs to a job of " + f.provider }
+
 // recover looks into the bucket for what a lost broker had known: a manifest
 // is a completed job, a receipt is a session to go on with. Without an answer
 // from the bucket nothing may be bought.
 func (j *job) recover(ctx context.Context) error {
-	const limit = 4 << 20
 	var m jobs.Manifest
-	err := j.ports.Store.GetJSON(ctx, jobs.ManifestKey(j.id), &m, limit)
+	err := j.ports.Store.GetJSON(ctx, jobs.ManifestKey(j.id), &m, maxDocument)
 	switch {
 	case err == nil && m.ID == j.id && m.Provider == j.request.Provider:
 		j.log.Info().Str("session", m.Session).Msg("result found in the bucket")
@@ -54,7 +64,7 @@ func (j *job) recover(ctx context.Context) error {
 	for o, err := range j.ports.Store.List(ctx, jobs.ReceiptPrefix(j.id)) {
 		var r jobs.Receipt
 		if err == nil {
-			err = j.ports.Store.GetJSON(ctx, o.Key, &r, limit)
+			err = j.ports.Store.GetJSON(ctx, o.Key, &r, maxDocument)
 		}
 		if err != nil {
 			return later(ctx, 15*time.Second, fmt.Errorf("look for an earlier purchase: %w", err))
@@ -87,6 +97,7 @@ func (j *job) save(ctx context.Context, state jobs.State, change func(*jobs.Reco
 	if err != nil {
 		return err
 	}
+	vanished := 0
 	for n := 1; ; n++ {
 		rev, err := j.ports.Journal.Save(ctx, next, j.rev)
 		if err == nil {
@@ -96,8 +107,20 @@ func (j *job) save(ctx context.Context, state jobs.State, change func(*jobs.Reco
 		}
 		// Written by somebody else, written by us with a lost answer, or not
 		// written: the record tells, unless it cannot be read or is stale.
-		if rec, rev, lerr := j.ports.Journal.Load(ctx, j.id); lerr == nil && rev > j.rev {
+		rec, rev, lerr := j.ports.Journal.Load(ctx, j.id)
+		switch {
+		case lerr == nil && rev > j.rev:
 			return j.conflict(want, next, rec, rev)
+		case lerr == nil && rec == nil && j.rev > 0 && errors.Is(err, ErrConflict):
+			// One such answer may come from a replica that lags.
+			if vanished++; vanished >= 10 {
+				return errVanished
+			}
+		default:
+			vanished = 0
+		}
+		if n%20 == 5 {
+			j.log.Warn().Err(err).Int("try", n).Str("state", string(state)).Msg("record not written yet")
 		}
 		if !sleep(ctx, backoff(n, 50*time.Millisecond, 2*time.Second)) {
 			return later(ctx, 5*time.Second, fmt.Errorf("write the record: %w", err))
@@ -118,6 +141,7 @@ func (j *job) draft(state jobs.State, change func(*jobs.Record)) (*jobs.Record, 
 	if !jobs.CanMove(next.State, state) {
 		return nil, fmt.Errorf("a job cannot go from %s to %s", next.State, state)
 	}
+	next.Request.Image = j.recordedRequest().Image
 	next.State, next.Owner, next.Epoch, next.UpdatedAt = state, j.cfg.Worker, j.epoch, now
 	change(&next)
 	if state.Final() && next.FinishedAt.IsZero() {
@@ -140,8 +164,7 @@ func (j *job) recordedRequest() jobs.Request {
 // conflict decides what a newer record means.
 func (j *job) conflict(want []byte, next, rec *jobs.Record, rev uint64) error {
 	if rec == nil {
-		// Deleted by a person, after it was there: start over with the next delivery.
-		return &releaseError{time.Second, errors.New("the record was deleted")}
+		return errVanished
 	}
 	if got, err := rec.Encode(); err == nil && bytes.Equal(got, want) {
 		j.rec, j.rev = next, rev
@@ -197,14 +220,16 @@ func (j *job) conclude(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := j.freeSlot(lctx); err != nil {
-		return later(ctx, 5*time.Second, err)
-	}
-	if j.rec.State == jobs.Cancelled && j.rec.Slot > 0 {
-		// So that whoever comes late knows that the session has ended.
-		if err := j.save(lctx, jobs.Cancelled, func(r *jobs.Record) { r.Slot = 0 }); err != nil {
+	if j.rec.Slot > 0 {
+		// Fenced by the journal: the slot may have passed on to the job's next
+		// life, if a person has opened it again.
+		j.slot = j.rec.Slot
+		if err := j.save(lctx, j.rec.State, func(r *jobs.Record) { r.Slot = 0 }); err != nil {
 			return err
 		}
+	}
+	if err := j.freeSlot(lctx); err != nil {
+		return later(ctx, 5*time.Second, err)
 	}
 	return errAck
 }

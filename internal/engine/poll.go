@@ -15,15 +15,16 @@ const pollTimeout = time.Minute
 // poll follows the session until the provider is done, or needs the next paid
 // stage.
 func (j *job) poll(ctx context.Context) error {
-	j.slotted()
 	if err := j.resume(ctx); err != nil {
 		return err
 	}
+	j.slotted()
 	began := j.rec.SubmittingAt
 	if began.IsZero() {
 		began = j.rec.SubmittedAt
 	}
-	var failures, lost int
+	var failures int
+	var lost insistence
 	announced := false
 	looked := time.Now()
 	for {
@@ -33,21 +34,20 @@ func (j *job) poll(ctx context.Context) error {
 		if !announced {
 			announced = j.ports.Events.Publish(ctx, j.rec) == nil
 		}
-		_ = j.ensureReceipt(ctx) // again at the next poll, and before the end
+		_ = j.ensureReceipt() // again at the next poll, and before the end
 		status, err := j.ask(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err != nil && jobs.KindOf(err) == jobs.Permanent:
-			// A session is given up only when its provider insists.
-			if lost++; lost >= 5 {
-				return j.fail(ctx, jobs.Permanent, "%s; the session was bought, look for it at the provider, then run: enqueue resolve %s --session %s", err, j.id, j.rec.Session)
+			if lost.again(patience) {
+				return j.park(ctx, jobs.Permanent, "%s; the session was bought, look for it at the provider, then run: enqueue resolve %s --session %s", err, j.id, j.rec.Session)
 			}
 			failures++
 		case err != nil:
-			failures++
+			failures, lost = failures+1, insistence{}
 		default:
-			failures, lost = 0, 0
+			failures, lost = 0, insistence{}
 			if next, err := j.take(ctx, status); next || err != nil {
 				return err
 			}
@@ -60,6 +60,21 @@ func (j *job) poll(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// insistence counts how often, and for how long, the same bad news has come
+// without a break. What was paid for is given up only after both.
+type insistence struct {
+	times int
+	since time.Time
+}
+
+// again counts once more, and reports whether it is enough.
+func (i *insistence) again(long time.Duration) bool {
+	if i.times++; i.times == 1 {
+		i.since = time.Now()
+	}
+	return i.times >= leastTries && time.Since(i.since) >= long
 }
 
 // resume gives a session that came without them a deadline and a slot: one
@@ -203,14 +218,15 @@ func (j *job) rest(ctx context.Context, d time.Duration, looked *time.Time) erro
 // drain follows a cancelled session to its end, because it keeps its place on
 // the account until then.
 func (j *job) drain(ctx context.Context) error {
+	j.slotted()
 	j.planAnyway()
 	for n := 1; time.Now().Before(j.rec.SessionDeadline); n++ {
 		s, err := j.ask(ctx)
 		if err == nil && s.Phase != jobs.InProgress || err != nil && jobs.KindOf(err) == jobs.Permanent {
 			break
 		}
-		if !sleep(ctx, backoff(n, j.cfg.PollMin, j.cfg.PollMax)) {
-			return context.Cause(ctx)
+		if err := j.pass(ctx, backoff(n, j.cfg.PollMin, j.cfg.PollMax)); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -56,7 +56,7 @@ func (j *job) purchase(ctx context.Context) error {
 	deadline := time.Now().Add(plan.SubmitTimeout).UTC()
 	jctx, cancel := linger(ctx)
 	err = j.save(jctx, jobs.Submitting, func(r *jobs.Record) {
-		r.Stage, r.SubmitDeadline, r.SubmittingAt, r.Slot = call.Stage, deadline, time.Now().UTC(), j.slot
+		r.Stage, r.SubmitDeadline, r.SubmittingAt, r.Slot, r.Error = call.Stage, deadline, time.Now().UTC(), j.slot, nil
 		if delivery != "" {
 			r.Delivery = delivery
 		}
@@ -71,9 +71,10 @@ func (j *job) purchase(ctx context.Context) error {
 	return j.submit(ctx, call, deadline)
 }
 
-// marker is unique to a job's attempt, and ends where no digit can follow.
+// marker is unique to a job's attempt. No id holds a dot, so no marker is part
+// of another.
 func marker(id string, attempt int) string {
-	return fmt.Sprintf("meshmill-%s-a%d.", id, attempt)
+	return fmt.Sprintf("meshmill.%s.a%d.", id, attempt)
 }
 
 // takeTurn waits until the provider may be asked and the job has a slot.
@@ -154,7 +155,7 @@ func (j *job) submit(ctx context.Context, call jobs.Call, deadline time.Time) er
 	}
 	j.ports.Observer.Bought(j.provider.Name(), call.Stage, outcome)
 	if err == nil {
-		return j.bought(ctx, call.Stage, attempt, session)
+		return j.bought(call.Stage, attempt, session)
 	}
 	if jobs.KindOf(err) != jobs.Unknown {
 		return j.refused(ctx, call.Stage, err)
@@ -162,7 +163,7 @@ func (j *job) submit(ctx context.Context, call jobs.Call, deadline time.Time) er
 	j.log.Warn().Err(err).Str("stage", call.Stage).Msg("outcome of a paid call is unknown")
 	j.pause(ctx, err)
 	problem := &jobs.Problem{Kind: jobs.Unknown.String(), Message: err.Error()}
-	err = j.settle(call.Stage, attempt, jobs.Submitting, func(r *jobs.Record) {
+	err = j.settle(j.pay, call.Stage, attempt, jobs.Submitting, func(r *jobs.Record) {
 		// The call is over, so nothing needs to be waited for.
 		r.SubmitDeadline, r.Error = time.Now().UTC(), problem
 	})
@@ -170,131 +171,6 @@ func (j *job) submit(ctx context.Context, call jobs.Call, deadline time.Time) er
 		return err
 	}
 	return j.reconcile(ctx)
-}
-
-// bought journals a session, and mirrors it to the bucket.
-func (j *job) bought(ctx context.Context, stage string, attempt int, session *jobs.Session) error {
-	j.log.Info().Str("session", session.ID).Str("stage", stage).Int("attempt", attempt).Msg("bought")
-	now := time.Now().UTC()
-	err := j.settle(stage, attempt, jobs.Running, func(r *jobs.Record) {
-		adopt(r, session.ID, now)
-		if r.SessionDeadline.IsZero() {
-			r.SessionDeadline = now.Add(j.cfg.JobTimeout)
-		}
-	})
-	switch {
-	case errors.Is(err, errFenced):
-		j.late(stage, attempt, session.ID)
-		return err
-	case err != nil:
-		// The journal cannot be reached. The bucket may be: a receipt there is
-		// found by whoever looks for the session.
-		_ = j.receipt(j.pay, stage, attempt, session.ID)
-		j.log.Error().Err(err).Str("session", session.ID).Msg("session could not be journalled")
-		return err
-	}
-	if j.receipt(j.pay, stage, attempt, session.ID) == nil {
-		j.receipted = purchaseName(stage, attempt, session.ID)
-	}
-	j.status = session.Status
-	return nil
-}
-
-// adopt writes a session into a record.
-func adopt(r *jobs.Record, session string, now time.Time) {
-	r.Session, r.SubmitDeadline, r.StageInput, r.Error = session, time.Time{}, nil, nil
-	r.RefusedSince, r.Refusals = time.Time{}, 0
-	if r.SubmittedAt.IsZero() {
-		r.SubmittedAt = now
-	}
-}
-
-// settle saves the outcome of a paid call, over any edit by a client, for as
-// long as this process may live.
-func (j *job) settle(stage string, attempt int, state jobs.State, change func(*jobs.Record)) error {
-	for {
-		err := j.save(j.pay, state, change)
-		if errors.Is(err, errAgain) && j.rec.State == jobs.Submitting && j.rec.Stage == stage && j.rec.Attempt == attempt {
-			continue
-		}
-		if errors.Is(err, errAgain) {
-			return errFenced // a person has decided otherwise meanwhile
-		}
-		return err
-	}
-}
-
-// late hands a session over to whoever owns the record now. A session id is
-// never thrown away: it turns a parked job into a running one.
-func (j *job) late(stage string, attempt int, session string) {
-	_ = j.receipt(j.pay, stage, attempt, session)
-	for n := 1; sleep(j.pay, backoff(n, 50*time.Millisecond, 5*time.Second)); n++ {
-		rec, rev, err := j.ports.Journal.Load(j.pay, j.id)
-		if err != nil {
-			continue
-		}
-		if rec != nil && rec.Session == session {
-			return
-		}
-		waits := rec != nil && (rec.State == jobs.Submitting || rec.State == jobs.Parked)
-		if !waits || rec.Attempt != attempt || rec.Stage != stage {
-			j.log.Error().Str("session", session).Str("stage", stage).Int("attempt", attempt).
-				Msg("a paid session arrived too late for its job; its receipt is in the bucket")
-			return
-		}
-		parked := rec.State == jobs.Parked
-		next := *rec
-		now := time.Now().UTC()
-		adopt(&next, session, now)
-		next.State, next.UpdatedAt, next.SessionDeadline = jobs.Running, now, now.Add(j.cfg.JobTimeout)
-		if _, err := j.ports.Journal.Save(j.pay, &next, rev); err != nil {
-			continue
-		}
-		j.log.Warn().Str("session", session).Bool("was_parked", parked).Msg("a late session was handed to its job")
-		if parked {
-			if err := j.retry(j.pay, func() error { return j.ports.Queue.Requeue(j.pay, &next) }); err != nil {
-				j.log.Error().Err(err).Msg("job with a late session could not be queued again")
-			}
-		}
-		return
-	}
-}
-
-func purchaseName(stage string, attempt int, session string) string {
-	return fmt.Sprintf("%d/%s/%s", attempt, stage, session)
-}
-
-// ensureReceipt stores the receipt of the record's session, if this delivery
-// does not know that it is there.
-func (j *job) ensureReceipt(ctx context.Context) error {
-	name := purchaseName(j.rec.Stage, j.rec.Attempt, j.rec.Session)
-	if j.receipted == name {
-		return nil
-	}
-	err := j.receipt(ctx, j.rec.Stage, j.rec.Attempt, j.rec.Session)
-	if err == nil {
-		j.receipted = name
-	}
-	return err
-}
-
-// receipt mirrors a purchase to the bucket.
-func (j *job) receipt(ctx context.Context, stage string, attempt int, session string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*bookkeeping)
-	defer cancel()
-	at := time.Now().UTC()
-	if j.rec != nil && j.rec.Session == session && !j.rec.SubmittedAt.IsZero() {
-		at = j.rec.SubmittedAt
-	}
-	err := j.ports.Store.PutJSON(ctx, jobs.ReceiptKey(j.id, attempt), jobs.Receipt{
-		Schema: jobs.ReceiptSchema, ID: j.id, Provider: j.provider.Name(), Session: session, Stage: stage,
-		Attempt: attempt, Request: j.recordedRequest(), SubmittedAt: at,
-	})
-	if err != nil {
-		j.log.Warn().Err(err).Str("session", session).Msg("receipt not stored yet")
-		return fmt.Errorf("store the receipt: %w", err)
-	}
-	return nil
 }
 
 // refused journals that nothing was bought, and ends the delivery: for good, or
@@ -307,9 +183,12 @@ func (j *job) refused(ctx context.Context, stage string, cause error) error {
 	if ctx.Err() != nil && fault.Kind == jobs.Retryable && j.rec != nil && !j.rec.SubmitDeadline.IsZero() {
 		return j.unsent(ctx)
 	}
-	refusals, since := 1, time.Now().UTC()
+	refusals, since := 0, time.Now().UTC()
 	if j.rec != nil && !j.rec.RefusedSince.IsZero() {
-		refusals, since = j.rec.Refusals+1, j.rec.RefusedSince
+		refusals, since = j.rec.Refusals, j.rec.RefusedSince
+	}
+	if fault.Tries > 0 {
+		refusals++ // only such refusals are counted: a busy provider may say no for long
 	}
 	tired := fault.Tries > 0 && refusals >= fault.Tries || time.Since(since) >= j.cfg.JobTimeout
 	problem := &jobs.Problem{Kind: fault.Kind.String(), Message: cause.Error()}
@@ -325,7 +204,7 @@ func (j *job) refused(ctx context.Context, stage string, cause error) error {
 	}
 	var err error
 	if j.rec != nil && !j.rec.SubmitDeadline.IsZero() {
-		err = j.settle(stage, j.rec.Attempt, state, change)
+		err = j.settle(j.pay, stage, j.rec.Attempt, state, change)
 	} else {
 		err = j.save(ctx, state, change)
 	}
@@ -336,7 +215,7 @@ func (j *job) refused(ctx context.Context, stage string, cause error) error {
 		return nil // concluded by the next step
 	}
 	j.progress(cause.Error())
-	wait := max(fault.After, backoff(refusals, 2*time.Second, time.Minute))
+	wait := max(fault.After, min(max(time.Since(since)/4, 2*time.Second), time.Minute))
 	if fault.Pause {
 		wait = max(wait, j.pause(ctx, cause))
 	}

@@ -16,14 +16,15 @@ const (
 	// patience bounds how long a provider that does not answer is asked about a
 	// call whose outcome is unknown.
 	patience = 10 * time.Minute
-	// leastTries is how often it is asked at least: the time may have passed
-	// while this process stood still.
+	// leastTries is how often it may fail to answer in any case: the time may
+	// have passed while this process stood still.
 	leastTries = 5
 )
 
 // reconcile finds out what became of a paid call that is open in the record:
 // the worker that made it died, or got no answer.
 func (j *job) reconcile(ctx context.Context) error {
+	j.slotted() // it has one, or needs none
 	// Until its deadline the call may still be under way, even from a worker
 	// that was replaced. Our own call is over when its outcome is unknown, and
 	// has set the deadline to that moment.
@@ -35,6 +36,12 @@ func (j *job) reconcile(ctx context.Context) error {
 		if err := j.pass(ctx, wait); err != nil {
 			return err
 		}
+	}
+	if session, err := j.findReceipt(ctx); session != nil || err != nil {
+		if err != nil {
+			return err
+		}
+		return j.bought(j.rec.Stage, j.rec.Attempt, session)
 	}
 	asker, ok := j.provider.(jobs.Reconciler)
 	if !ok {
@@ -48,7 +55,7 @@ func (j *job) reconcile(ctx context.Context) error {
 		// Only the marker in it counts.
 		call.Image.URL = "https://bucket.invalid/?filename=" + call.Marker
 	}
-	began, absent := time.Now(), time.Time{}
+	silent, failures, absent := time.Now(), 0, time.Time{}
 	for n := 1; ; n++ {
 		// What an answer shows is as old as its question: this process may have
 		// stood still in between.
@@ -61,15 +68,17 @@ func (j *job) reconcile(ctx context.Context) error {
 			return context.Cause(ctx)
 		case err == nil && session != nil && session.ID != "":
 			j.log.Info().Str("session", session.ID).Msg("a paid call with a lost answer was found")
-			return j.bought(ctx, call.Stage, j.rec.Attempt, session)
+			return j.bought(call.Stage, j.rec.Attempt, session)
 		case errors.Is(err, jobs.ErrNotBought):
+			silent, failures = time.Now(), 0
 			if absent.IsZero() {
-				absent = time.Now()
+				absent = silent
 			}
 			if asked.Sub(absent) >= settling {
-				return j.again(ctx)
+				return j.again(ctx, "the provider shows no trace of the last call")
 			}
-		case jobs.KindOf(err) == jobs.Retryable && (n < leastTries || time.Since(began) < patience):
+		case jobs.KindOf(err) == jobs.Retryable && (failures < leastTries || time.Since(silent) < patience):
+			failures++
 			absent = time.Time{}
 		default:
 			return j.unknown(ctx, "what became of the paid call cannot be found out: "+text(err))
@@ -105,12 +114,20 @@ func (j *job) pass(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// again frees the job for its next attempt, after the provider has shown that
-// the last call never reached it.
-func (j *job) again(ctx context.Context) error {
-	j.log.Warn().Int("attempt", j.rec.Attempt).Msg("the provider never got the paid call; it will be made again")
+// mostRetries bounds how often a job buys again by itself. Each time there was a
+// reason to, but whatever makes answers get lost so often needs a person.
+const mostRetries = 2
+
+// again frees the job for its next attempt: the provider has shown that the
+// last call never reached it, or doubt is to be settled by buying.
+func (j *job) again(ctx context.Context, why string) error {
+	if j.rec.Retries >= mostRetries {
+		return j.park(ctx, jobs.Unknown, "bought %d times without an answer: %s; find out why, then run: enqueue resolve %s --session ID, or --resubmit, or --fail", j.rec.Retries+1, why, j.id)
+	}
+	j.log.Warn().Int("attempt", j.rec.Attempt).Str("reason", why).Msg("the paid call will be made again")
 	return j.save(ctx, jobs.Submitting, func(r *jobs.Record) {
 		r.Attempt++
+		r.Retries++
 		r.SubmitDeadline, r.Error = time.Time{}, nil
 	})
 }
@@ -120,9 +137,13 @@ func (j *job) unknown(ctx context.Context, why string) error {
 	if p := j.rec.Error; p != nil && p.Message != "" {
 		why += " (" + p.Message + ")"
 	}
-	if j.cfg.OnUnknown == Resubmit {
-		j.log.Warn().Str("reason", why).Msg("buying again, as configured")
-		return j.again(ctx)
+	// A job that is to be cancelled is parked too: money may have been spent.
+	if j.cfg.OnUnknown == Resubmit && !j.rec.CancelRequested {
+		// Not in a hurry: the session may still turn up.
+		if err := j.pass(ctx, settling); err != nil {
+			return err
+		}
+		return j.again(ctx, why)
 	}
 	return j.park(ctx, jobs.Unknown, "%s; see the provider's own list of sessions, then run: enqueue resolve %s --session ID, or --resubmit, or --fail", why, j.id)
 }

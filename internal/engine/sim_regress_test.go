@@ -33,7 +33,7 @@ func TestTwoDeliveriesInOneWorkerBuyOnce(t *testing.T) {
 		time.Sleep(time.Second)
 		b.Forget()
 		b.wait("a", jobs.Completed)
-		b.purchases("a-a1. create")
+		b.purchases("a.a1. create")
 		stop()
 	})
 }
@@ -78,7 +78,7 @@ func TestZombieKeepsNoSlot(t *testing.T) {
 		stop2 := b.start("w2")
 		b.wait("a", jobs.Completed)
 		time.Sleep(time.Until(resume) + time.Minute)
-		b.purchases("a-a1. create")
+		b.purchases("a.a1. create")
 		b.slotsFree()
 		stop1()
 		stop2()
@@ -109,7 +109,7 @@ func TestRevivedBeforeTheAck(t *testing.T) {
 		}
 		c.set("w1", false)
 		b.wait("a", jobs.Completed)
-		b.purchases("a-a1. create")
+		b.purchases("a.a1. create")
 		b.slotsFree()
 		stop1()
 		stop2()
@@ -153,7 +153,7 @@ func TestPauseProvesNoAbsence(t *testing.T) {
 		stop := b.start("w1")
 		b.put("a")
 		b.wait("a", jobs.Completed)
-		b.purchases("a-a1. create")
+		b.purchases("a.a1. create")
 		stop()
 	})
 }

@@ -17,8 +17,9 @@ import (
 const (
 	// copyTries bounds the tries at one delivery; then another worker may.
 	copyTries = 6
-	// badTries bounds how often a file that is not what it should be is fetched.
-	badTries = 3
+	// badFor is for how long a file that is not what it should be is fetched
+	// again, with fresh links: the provider's own storage may lag.
+	badFor = time.Minute
 )
 
 // store copies the session's files into the bucket, the manifest last.
@@ -28,7 +29,7 @@ func (j *job) store(ctx context.Context) error {
 		return later(ctx, 5*time.Second, err)
 	}
 	j.planAnyway()
-	bad := 0
+	var bad insistence
 	for n := 1; ; n++ {
 		err := j.copyAll(ctx)
 		if err == nil || ctx.Err() != nil || errors.Is(err, errAgain) || errors.Is(err, errFenced) {
@@ -42,19 +43,16 @@ func (j *job) store(ctx context.Context) error {
 		j.files = nil // fresh links for the next try
 		fetch, isFetch := errors.AsType[*FetchError](err)
 		_, isContent := errors.AsType[*ContentError](err)
-		if isContent {
-			bad++
-		}
 		switch {
 		case isFetch && fetch.Permanent:
 			// It may be a matter of configuration, and it has been paid for.
 			return j.park(ctx, jobs.Permanent, "the result was not fetched: %s; see MESHMILL_MAX_MESH_BYTES and MESHMILL_ALLOW_PRIVATE_URLS, then run: enqueue resolve %s --session %s", err, j.id, j.rec.Session)
-		case isContent && bad >= badTries:
+		case isContent && bad.again(badFor):
 			return j.fail(ctx, jobs.Permanent, "the result was refused: %s (session %s)", err, j.rec.Session)
 		case time.Since(j.rec.StoringAt) >= j.cfg.JobTimeout:
 			return j.park(ctx, jobs.Retryable, "the result could not be stored for %v: %s; when the cause is mended, run: enqueue resolve %s --session %s",
 				j.cfg.JobTimeout, err, j.id, j.rec.Session)
-		case n >= copyTries:
+		case n >= copyTries && !isContent:
 			return later(ctx, 30*time.Second, err)
 		}
 		if err := j.pass(ctx, max(backoff(n, time.Second, 30*time.Second), after(err))); err != nil {
@@ -89,7 +87,7 @@ func (j *job) copyAll(ctx context.Context) error {
 			outputs = append(outputs, *out)
 		}
 	}
-	if err := j.ensureReceipt(ctx); err != nil {
+	if err := j.ensureReceipt(); err != nil {
 		return err
 	}
 	now := time.Now().UTC()
@@ -166,7 +164,7 @@ func (j *job) copyFile(ctx context.Context, f jobs.File, done []jobs.Output) (*j
 
 // fetchFile downloads a file from the first of its addresses that works.
 func (j *job) fetchFile(ctx context.Context, f jobs.File) (Download, error) {
-	var errs []error
+	var fails, hopeless []error
 	for _, u := range append([]string{f.URL}, f.Alternatives...) {
 		file, err := j.ports.Fetcher.Fetch(ctx, u, j.cfg.MaxMeshBytes)
 		if err == nil {
@@ -175,9 +173,16 @@ func (j *job) fetchFile(ctx context.Context, f jobs.File) (Download, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		errs = append(errs, err)
+		if fe, ok := errors.AsType[*FetchError](err); ok && fe.Permanent {
+			hopeless = append(hopeless, err)
+		} else {
+			fails = append(fails, err)
+		}
 	}
-	return nil, errors.Join(errs...)
+	if len(fails) > 0 {
+		return nil, errors.Join(fails...) // as long as one address may still work
+	}
+	return nil, errors.Join(hopeless...)
 }
 
 // ownName is the base name that a file has at the provider, made safe as part

@@ -47,13 +47,12 @@ var moves = map[State][]State{
 	Submitting: {Submitting, Running, Failed, Parked, Cancelled},
 	// To Submitting: the next paid stage of the same session.
 	Running: {Running, Submitting, Storing, Failed, Parked, Cancelled},
-	// To Running: the result's links have expired, so the session is asked again.
-	Storing: {Storing, Running, Completed, Failed, Parked, Cancelled},
+	Storing: {Storing, Completed, Failed, Parked, Cancelled},
 	Parked:  {Submitting, Running, Failed, Cancelled},
-	// A person may retry what failed or was cancelled.
-	Failed:    {Submitting, Running},
+	// A person may retry what failed or was cancelled. To itself: a slot is freed.
+	Failed:    {Submitting, Running, Failed},
 	Cancelled: {Submitting, Running, Cancelled},
-	Completed: {},
+	Completed: {Completed},
 }
 
 // CanMove reports whether a record may go from one state to another.
@@ -120,8 +119,11 @@ type Record struct {
 	SessionDeadline time.Time `json:"session_deadline,omitzero"`
 	// RefusedSince is when the provider began to refuse the call of Stage.
 	RefusedSince time.Time `json:"refused_since,omitzero"`
-	// Refusals counts them.
+	// Refusals counts those that are bounded in number (Fault.Tries).
 	Refusals int `json:"refusals,omitempty"`
+	// Retries counts how often the job bought again by itself since it last had
+	// an answer.
+	Retries int `json:"retries,omitempty"`
 	// Slot is the fleet slot that the job holds, by number from 1; 0 is none.
 	Slot int `json:"slot,omitempty"`
 	// CancelRequested is set by a client; the owner acts on it at its next step.
