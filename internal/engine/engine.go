@@ -201,14 +201,25 @@ var ErrGone = errors.New("the job queue does not exist")
 // Nudge makes the job look at its record at once, if this engine holds it.
 func (e *Engine) Nudge(id string) {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	j := e.held[id]
-	e.mu.Unlock()
-	if j != nil {
+	switch {
+	case j == nil:
+	case j.interrupt != nil:
+		j.interrupt()
+	default:
 		select {
 		case j.nudged <- struct{}{}:
 		default:
 		}
 	}
+}
+
+// interruptible has f called, which must not block, for a nudge; nil ends that.
+func (j *job) interruptible(f func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.interrupt = f
 }
 
 // hold registers the job under its id. It reports false if this worker has an

@@ -28,6 +28,8 @@ type bench struct {
 	listing  bool // the provider can look lost calls up
 	wrap     func(*enginetest.Provider) jobs.Provider
 	change   func(*engine.Config)
+	also     []jobs.Provider
+	engine   *engine.Engine // the one started last
 }
 
 func newBench(t *testing.T) *bench {
@@ -51,10 +53,11 @@ func (b *bench) start(name string) (stop func()) {
 	if b.wrap != nil {
 		p = b.wrap(b.provider)
 	}
-	e, err := engine.New(cfg, b.Ports(name, p))
+	e, err := engine.New(cfg, b.Ports(name, append([]jobs.Provider{p}, b.also...)...))
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	b.engine = e
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

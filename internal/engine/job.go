@@ -29,8 +29,10 @@ type job struct {
 	pay      context.Context
 	slotted  func() // tells the fetcher that the job waits no more
 	nudged   chan struct{}
-	status   *jobs.Status // that came with the paid call's answer
-	files    []jobs.File  // of a session that is done; never recorded
+	// interrupt is what a nudge calls while the job waits; under Engine.mu.
+	interrupt func()
+	status    *jobs.Status // that came with the paid call's answer
+	files     []jobs.File  // of a session that is done; never recorded
 	// receipted is the purchase whose receipt this delivery knows to be in the
 	// bucket. The worker that bought may have died before it could store one.
 	receipted string

@@ -154,7 +154,7 @@ func (j *job) draft(state jobs.State, change func(*jobs.Record)) (*jobs.Record, 
 // can carry a signature, so once its content is in the bucket only that is named.
 func (j *job) recordedRequest() jobs.Request {
 	r := j.request
-	if r.Image.Object != "" {
+	if r.Image.Object = j.keptImage(); r.Image.Object != "" {
 		r.Image.URL = ""
 	}
 	r.Image = r.Image.Public()

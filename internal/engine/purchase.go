@@ -79,46 +79,63 @@ func marker(id string, attempt int) string {
 
 // takeTurn waits until the provider may be asked and the job has a slot.
 func (j *job) takeTurn(ctx context.Context) error {
-	name := j.provider.Name()
-	if err := j.ports.Fleet.Await(ctx, name); err != nil {
-		return j.waitError(ctx, err)
+	await := func(ctx context.Context) error { return j.ports.Fleet.Await(ctx, j.provider.Name()) }
+	if err := j.attend(ctx, await); err != nil {
+		return err
 	}
 	if err := j.acquire(ctx); err != nil {
 		return err
 	}
 	j.slotted()
-	if err := j.ports.Fleet.Await(ctx, name); err != nil {
-		return j.standBack(ctx, j.waitError(ctx, err))
+	if err := j.attend(ctx, await); err != nil {
+		return j.standBack(ctx, err)
 	}
 	return nil
+}
+
+// attend runs a wait that may be long. A nudge breaks into it, for a look at
+// the record: the job may have been cancelled.
+func (j *job) attend(ctx context.Context, wait func(context.Context) error) error {
+	for {
+		wctx, cancel := context.WithCancelCause(ctx)
+		j.interruptible(func() { cancel(errAgain) })
+		err := wait(wctx)
+		j.interruptible(nil)
+		nudged := errors.Is(context.Cause(wctx), errAgain)
+		cancel(nil)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case !nudged:
+			return later(ctx, 5*time.Second, err)
+		}
+		if err := j.reload(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 // acquire takes a slot that lasts as long as the session can.
 func (j *job) acquire(ctx context.Context) error {
 	const margin = 5 * time.Minute // for the paid call itself
-	slot, err := j.ports.Fleet.Acquire(ctx, j.provider.Name(), j.lane, j.id, time.Now().Add(j.cfg.JobTimeout+margin))
-	if err != nil {
-		return j.waitError(ctx, err)
-	}
-	j.slot = slot
-	return nil
-}
-
-func (j *job) waitError(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return later(ctx, 5*time.Second, err)
+	return j.attend(ctx, func(ctx context.Context) (err error) {
+		j.slot, err = j.ports.Fleet.Acquire(ctx, j.provider.Name(), j.lane, j.id, time.Now().Add(j.cfg.JobTimeout+margin))
+		return err
+	})
 }
 
 // standBack gives the slot of a job that has no session back before err ends
-// the delivery. A job without a record keeps it for its next delivery: another
-// one may be about to buy with it.
+// the delivery. A job without a record, or with one that has been taken over,
+// keeps it for its next delivery: another one may be about to buy with it.
 func (j *job) standBack(ctx context.Context, err error) error {
 	if j.rec != nil && j.rec.Session == "" && j.rec.SubmitDeadline.IsZero() {
 		kctx, cancel := keep(ctx)
 		defer cancel()
-		_ = j.freeSlot(kctx) // the job's next delivery finds it again
+		if _, rev, lerr := j.ports.Journal.Load(kctx, j.id); lerr == nil && rev == j.rev {
+			_ = j.freeSlot(kctx)
+		}
 	}
 	return err
 }

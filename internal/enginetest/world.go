@@ -330,6 +330,14 @@ func (w *World) publish(worker string, r *jobs.Record) {
 	}
 }
 
+// Delete deletes a job's record.
+func (w *World) Delete(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.records, id)
+	w.notify()
+}
+
 // WaitFor waits until the job is in one of the states and, for those that end
 // a job, until its message is gone.
 func (w *World) WaitFor(ctx context.Context, id string, states ...jobs.State) (*jobs.Record, error) {

@@ -176,6 +176,12 @@ func (p *Provider) previewRequest(ctx context.Context, o options, call jobs.Call
 	}
 	if choice.URL == "" {
 		s, err := p.c.GetSession(ctx, call.Session)
+		if f, ok := errors.AsType[*jobs.Fault](err); ok && f.Kind == jobs.Permanent {
+			// Nothing has been asked for yet, and the session has been paid for.
+			again := *f
+			again.Kind = jobs.Retryable
+			err = &again
+		}
 		if err != nil {
 			return r, err
 		}
