@@ -20,10 +20,10 @@ func TestRefusal(t *testing.T) {
 		pause      bool
 	}{
 		400: {jobs.Permanent, jobs.Permanent, false},
-		401: {jobs.Permanent, jobs.Permanent, false},
 		402: {jobs.Permanent, jobs.Permanent, false},
 		404: {jobs.Permanent, jobs.Permanent, false},
-		408: {jobs.Retryable, jobs.Retryable, true},
+		407: {jobs.Retryable, jobs.Retryable, true},
+		408: {jobs.Unknown, jobs.Retryable, true},
 		422: {jobs.Permanent, jobs.Permanent, false},
 		425: {jobs.Retryable, jobs.Retryable, true},
 		429: {jobs.Retryable, jobs.Retryable, true},

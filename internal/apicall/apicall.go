@@ -108,6 +108,8 @@ type Answer struct {
 	Status int
 	Header http.Header
 	Body   []byte
+	// unsent: it came before any of the request's body had left.
+	unsent bool
 }
 
 // Do makes the call and returns the answer with its body whole. Every error is
@@ -165,7 +167,8 @@ func (e *Endpoint) Do(ctx context.Context, c Call) (*Answer, error) {
 		kind, _, _ := x.judge()
 		return nil, &jobs.Fault{Kind: kind, Op: x.op, Err: fmt.Errorf("the answer is longer than %d bytes", MaxBody)}
 	}
-	return &Answer{Status: resp.StatusCode, Header: resp.Header, Body: got}, nil
+	_, _, left := x.judge() // from here on nothing more goes out
+	return &Answer{Status: resp.StatusCode, Header: resp.Header, Body: got, unsent: !left}, nil
 }
 
 // exchange is a call being made.
@@ -305,12 +308,17 @@ func (e *Endpoint) Clean(text string) string {
 	return text
 }
 
+// KeyWait is how long to wait after a key was refused: only a person can help.
+const KeyWait = time.Minute
+
 // Refusal builds the fault for an answer that is not a success. The message is
 // the provider's own, already taken out of the body.
 //
 // A paid call that ends in 5xx, or in a redirect other than a permanent one, may
-// have had its effect: Unknown. 408, 425 and 429 are refusals that may be tried
-// again. Any other 4xx is permanent.
+// have had its effect: Unknown. So may one that ends in 408 once its body has begun
+// to leave: a proxy says that too when the server behind it is slow. 408 otherwise,
+// 425 and 429 are refusals that may be tried again; so are 401, 403 and 407, as a
+// person can put a key right while jobs wait. Any other 4xx is permanent.
 func (e *Endpoint) Refusal(c Call, a *Answer, message string) *jobs.Fault {
 	f := &jobs.Fault{Op: e.Name + ": " + c.Op, After: RetryAfter(a.Header)}
 	text := fmt.Sprintf("HTTP %d", a.Status)
@@ -319,8 +327,16 @@ func (e *Endpoint) Refusal(c Call, a *Answer, message string) *jobs.Fault {
 	}
 	f.Err = &StatusError{Status: a.Status, Text: text}
 	switch s := a.Status; {
+	case s == http.StatusRequestTimeout && c.Paid && !a.unsent:
+		f.Kind, f.Pause = jobs.Unknown, true
 	case s == http.StatusTooManyRequests, s == http.StatusRequestTimeout, s == http.StatusTooEarly:
 		f.Kind, f.Pause = jobs.Retryable, true
+	case s == http.StatusProxyAuthRequired:
+		f.Kind, f.Pause, f.After = jobs.Retryable, true, max(f.After, KeyWait)
+		f.Err = &StatusError{Status: s, Text: text + "; the proxy before " + e.Base.Host + " wants credentials: check HTTPS_PROXY"}
+	case s == http.StatusUnauthorized, s == http.StatusForbidden:
+		// A read that is refused may be about one session, and stops no purchases.
+		f.Kind, f.Pause, f.After = jobs.Retryable, c.Paid, max(f.After, KeyWait)
 	case s == http.StatusMovedPermanently, s == http.StatusPermanentRedirect, s == http.StatusTemporaryRedirect:
 		f.Kind = jobs.Permanent
 		f.Err = &StatusError{Status: s, Text: fmt.Sprintf("HTTP %d: %s redirects elsewhere, which is never followed; correct the base URL", s, e.Base.Host)}

@@ -425,3 +425,42 @@ func TestUnencodableBody(t *testing.T) {
 		t.Errorf("kind %v, %d calls: %v", f.Kind, calls.Load(), err)
 	}
 }
+
+// A 408 to a paid call proves that nothing was bought only if the body has not
+// left.
+func TestRequestTimeoutAfterTheBody(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		reads bool
+		want  jobs.Kind
+	}{"body left": {true, jobs.Unknown}, "body kept": {false, jobs.Retryable}} {
+		e := endpoint(t, "https://api.example.com")
+		e.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+			if tc.reads {
+				if _, err := io.Copy(io.Discard, r.Body); err != nil {
+					return nil, err
+				}
+			}
+			t.Cleanup(func() {
+				if _, err := r.Body.Read(make([]byte, 1)); err == nil {
+					t.Errorf("%s: the body goes out after the answer was judged", name)
+				}
+			})
+			return &http.Response{StatusCode: http.StatusRequestTimeout, Body: http.NoBody, Request: r}, nil
+		})
+		a, err := e.Do(t.Context(), paid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := e.Refusal(paid, a, ""); f.Kind != tc.want || !f.Pause {
+			t.Errorf("%s: kind %v, pause %v, want %v and a pause", name, f.Kind, f.Pause, tc.want)
+		}
+		if f := e.Refusal(post, a, ""); f.Kind != jobs.Retryable {
+			t.Errorf("%s: kind %v of an unpaid call, want retryable", name, f.Kind)
+		}
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"slices"
+	"math/rand/v2"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
@@ -23,6 +23,7 @@ import (
 // the bucket by watch, and decides by compare-and-set. It is safe for
 // concurrent use.
 type Fleet struct {
+	nc   *nats.Conn
 	kv   jetstream.KeyValue
 	log  zerolog.Logger
 	salt int // spreads workers over the free slots
@@ -30,9 +31,15 @@ type Fleet struct {
 	mu       sync.Mutex
 	accounts map[string]*account
 	changed  chan struct{} // closed at every change
+	// born is when the bucket was made whose content is known, and newest the
+	// highest revision seen of it. A bucket with another birth, or that has not
+	// come as far, is another one: the broker has lost its data.
+	born   time.Time
+	newest uint64
 
-	stop context.CancelFunc
-	done chan struct{}
+	doubts chan struct{} // asks the watch whether it still follows the right bucket
+	stop   context.CancelFunc
+	done   chan struct{}
 }
 
 var _ engine.Fleet = (*Fleet)(nil)
@@ -82,42 +89,24 @@ func NewFleet(ctx context.Context, js jetstream.JetStream, names jobs.Names, wor
 	_, _ = h.Write([]byte(worker)) // never fails
 	wctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	f := &Fleet{
-		kv: kv, log: log, salt: int(h.Sum32() >> 1), accounts: map[string]*account{}, changed: make(chan struct{}),
-		stop: stop, done: make(chan struct{}),
+		nc: js.Conn(), kv: kv, log: log, salt: int(h.Sum32() >> 1), accounts: map[string]*account{},
+		changed: make(chan struct{}), doubts: make(chan struct{}, 1), stop: stop, done: make(chan struct{}),
 	}
-	w, err := kv.WatchAll(wctx)
-	if err != nil {
-		stop()
-		return nil, fmt.Errorf("watch %s: %w", names.FleetBucket(), err)
-	}
-	ready := make(chan struct{})
+	first := make(chan error, 1)
 	go func() {
 		defer close(f.done)
-		defer func() { _ = w.Stop() }() // ends with its context anyway
-		initial := sync.OnceFunc(func() { close(ready) })
-		for {
-			select {
-			case <-wctx.Done():
-				return
-			case e, ok := <-w.Updates():
-				switch {
-				case !ok:
-					return
-				case e == nil:
-					initial()
-				default:
-					f.learn(e.Key(), e.Revision(), e.Value(), e.Operation() != jetstream.KeyValuePut)
-				}
-			}
-		}
+		f.follow(wctx, first)
 	}()
 	select {
-	case <-ready:
-		return f, nil
+	case err = <-first:
 	case <-ctx.Done():
-		f.Close()
-		return nil, fmt.Errorf("read %s: %w", names.FleetBucket(), context.Cause(ctx))
+		err = context.Cause(ctx)
 	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("read %s: %w", names.FleetBucket(), err)
+	}
+	return f, nil
 }
 
 // Close ends the watch and waits for it.
@@ -131,51 +120,6 @@ func limitKey(provider string) string       { return "limit." + provider }
 func pauseKey(provider string) string       { return "pause." + provider }
 func slotKey(provider string, n int) string { return "slot." + provider + "." + strconv.Itoa(n) }
 
-// learn takes in one revision of a key.
-func (f *Fleet) learn(key string, rev uint64, value []byte, gone bool) {
-	parts := strings.Split(key, ".")
-	if len(parts) < 2 || !slices.Contains([]string{"limit", "pause", "slot"}, parts[0]) {
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	a := f.account(parts[1])
-	var err error
-	switch {
-	case parts[0] == "limit":
-		err = update(&a.limit, rev, value, gone)
-	case parts[0] == "pause":
-		err = update(&a.pause, rev, value, gone)
-	case parts[0] == "slot" && len(parts) == 3:
-		n, aerr := strconv.Atoi(parts[2])
-		if aerr != nil || n < 1 {
-			return
-		}
-		s := a.slots[n]
-		err = update(&s, rev, value, gone)
-		a.slots[n] = s
-	}
-	if err != nil {
-		f.log.Warn().Err(err).Str("key", key).Msg("fleet bucket holds something else than expected")
-	}
-	close(f.changed)
-	f.changed = make(chan struct{})
-}
-
-func update[T any](e *entry[T], rev uint64, value []byte, gone bool) error {
-	if rev <= e.rev {
-		return nil
-	}
-	next := entry[T]{rev: rev, gone: gone}
-	if !gone {
-		if err := json.Unmarshal(value, &next.value); err != nil {
-			return err
-		}
-	}
-	*e = next
-	return nil
-}
-
 // account returns what is known about a provider; f.mu is held.
 func (f *Fleet) account(provider string) *account {
 	a := f.accounts[provider]
@@ -186,8 +130,15 @@ func (f *Fleet) account(provider string) *account {
 	return a
 }
 
+// tell wakes everybody who waits for a change; f.mu is held.
+func (f *Fleet) tell() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
 // write puts a key if its revision is still rev (0: it does not exist), and
-// learns the outcome either way. A conflict is engine.ErrConflict.
+// learns the outcome either way. A conflict is engine.ErrConflict: try again
+// after settle.
 func (f *Fleet) write(ctx context.Context, key string, v any, rev uint64) error {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -195,6 +146,9 @@ func (f *Fleet) write(ctx context.Context, key string, v any, rev uint64) error 
 	}
 	wctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	f.mu.Lock()
+	newest := f.newest
+	f.mu.Unlock()
 	var now uint64
 	if rev == 0 {
 		now, err = f.kv.Create(wctx, key, body)
@@ -204,6 +158,9 @@ func (f *Fleet) write(ctx context.Context, key string, v any, rev uint64) error 
 	switch {
 	case err == nil:
 		f.learn(key, now, body, false)
+		if now <= newest {
+			f.doubt() // revisions only grow
+		}
 		return nil
 	case isConflict(err):
 		f.refresh(ctx, key)
@@ -212,21 +169,48 @@ func (f *Fleet) write(ctx context.Context, key string, v any, rev uint64) error 
 	return fmt.Errorf("write %s: %w", key, err)
 }
 
-// refresh reads a key whose watched value was too old.
+// refresh reads a key whose watched value was too old. What it reads may be
+// older still, as a replica of the broker can lag, and is then not believed; but
+// it may also be that the broker has lost its data, and counts from 1 again.
 func (f *Fleet) refresh(ctx context.Context, key string) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if e, err := f.kv.Get(ctx, key); err == nil {
-		f.learn(key, e.Revision(), e.Value(), false)
+	learned := false
+	switch e, err := f.kv.Get(ctx, key); {
+	case err == nil:
+		learned = f.learn(key, e.Revision(), e.Value(), false)
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		learned = f.learn(key, 0, nil, true)
+		f.doubt()
 	}
+	if !learned {
+		f.doubt()
+	}
+}
+
+// settle waits after the n-th conflict in a row, until something changes or for
+// a little while: a conflict that teaches nothing must not become a busy loop.
+func settle(ctx context.Context, changed <-chan struct{}, n int) error {
+	const least, most = 50 * time.Millisecond, time.Second
+	d := min(least<<min(n, 5), most)
+	t := time.NewTimer(max(least, d/2+rand.N(d/2)))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-changed:
+	case <-t.C:
+	}
+	return nil
 }
 
 // SetLimit makes n the number of slots of a provider for the whole fleet. If
 // only as a default, a limit that exists is left as it is.
 func (f *Fleet) SetLimit(ctx context.Context, provider string, n int, byDefault bool) error {
-	for range 5 {
+	for tries := range 5 {
 		f.mu.Lock()
 		l := f.account(provider).limit
+		changed := f.changed
 		f.mu.Unlock()
 		exists := l.rev > 0 && !l.gone
 		if exists && (byDefault || l.value.Limit == n) {
@@ -243,168 +227,9 @@ func (f *Fleet) SetLimit(ctx context.Context, provider string, n int, byDefault 
 		if !errors.Is(err, engine.ErrConflict) {
 			return err
 		}
+		if err := settle(ctx, changed, tries); err != nil {
+			return err
+		}
 	}
 	return errors.New("the limit is being changed by others")
-}
-
-// Acquire implements engine.Fleet.
-func (f *Fleet) Acquire(ctx context.Context, provider string, lane jobs.Lane, id string, until time.Time) (int, error) {
-	hold := time.Until(until) // from when the slot is had: waiting takes nothing off it
-	w := f.enter(provider, lane)
-	defer f.leave(provider, w)
-	for {
-		f.mu.Lock()
-		a := f.account(provider)
-		now := time.Now()
-		held, free, expiry := a.look(id, now)
-		turn := slices.Index(a.waiters, w)
-		changed := f.changed
-		f.mu.Unlock()
-		if held.n > 0 {
-			if held.until.Sub(now) >= hold-time.Minute {
-				return held.n, nil
-			}
-			// What is bought with it now must not outlast it.
-			err := f.write(ctx, slotKey(provider, held.n), slotValue{id, now.Add(hold).UTC()}, held.rev)
-			if err == nil {
-				return held.n, nil
-			}
-			if !errors.Is(err, engine.ErrConflict) {
-				return 0, err
-			}
-			continue
-		}
-		if turn < len(free) {
-			s := free[(turn+f.salt)%len(free)]
-			err := f.write(ctx, slotKey(provider, s.n), slotValue{id, time.Now().Add(hold).UTC()}, s.rev)
-			if err == nil {
-				return s.n, nil
-			}
-			if !errors.Is(err, engine.ErrConflict) {
-				return 0, err
-			}
-			continue
-		}
-		timer := time.NewTimer(max(expiry.Sub(now), time.Second))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return 0, context.Cause(ctx)
-		case <-changed:
-		case <-timer.C:
-		}
-		timer.Stop()
-	}
-}
-
-// freeSlot is a slot to be had, and the revision to take it over from.
-type freeSlot struct {
-	n   int
-	rev uint64
-}
-
-// heldSlot is a slot that a job has until then; without one, n is 0.
-type heldSlot struct {
-	freeSlot
-	until time.Time
-}
-
-// look returns the slot that the job holds, the free ones, and when the first
-// taken one expires; f.mu is held.
-func (a *account) look(id string, now time.Time) (held heldSlot, free []freeSlot, expiry time.Time) {
-	expiry = now.Add(time.Minute)
-	for n, s := range a.slots {
-		if s.rev > 0 && !s.gone && s.value.Job == id && now.Before(s.value.Until) {
-			return heldSlot{freeSlot{n, s.rev}, s.value.Until}, nil, expiry
-		}
-	}
-	for n := 1; n <= a.limit.value.Limit; n++ {
-		s := a.slots[n]
-		switch {
-		case s.rev == 0 || s.gone:
-			free = append(free, freeSlot{n, 0})
-		case !now.Before(s.value.Until):
-			free = append(free, freeSlot{n, s.rev})
-		case s.value.Until.Before(expiry):
-			expiry = s.value.Until
-		}
-	}
-	return heldSlot{}, free, expiry
-}
-
-func (f *Fleet) enter(provider string, lane jobs.Lane) *waiter {
-	w := &waiter{lane}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	a := f.account(provider)
-	at := len(a.waiters)
-	if lane == jobs.Interactive {
-		if i := slices.IndexFunc(a.waiters, func(o *waiter) bool { return o.lane != jobs.Interactive }); i >= 0 {
-			at = i
-		}
-	}
-	a.waiters = slices.Insert(a.waiters, at, w)
-	return w
-}
-
-func (f *Fleet) leave(provider string, w *waiter) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	a := f.account(provider)
-	a.waiters = slices.DeleteFunc(a.waiters, func(o *waiter) bool { return o == w })
-	close(f.changed) // the others move up
-	f.changed = make(chan struct{})
-}
-
-// Release implements engine.Fleet.
-func (f *Fleet) Release(ctx context.Context, provider string, slot int, id string) error {
-	key := slotKey(provider, slot)
-	for range 3 {
-		gctx, cancel := context.WithTimeout(ctx, callTimeout)
-		e, err := f.kv.Get(gctx, key)
-		cancel()
-		switch {
-		case errors.Is(err, jetstream.ErrKeyNotFound):
-			return nil
-		case err != nil:
-			return fmt.Errorf("read %s: %w", key, err)
-		}
-		var s slotValue
-		if err := json.Unmarshal(e.Value(), &s); err != nil || s.Job != id {
-			return nil // it is another's by now
-		}
-		dctx, cancel := context.WithTimeout(ctx, callTimeout)
-		err = f.kv.Delete(dctx, key, jetstream.LastRevision(e.Revision()))
-		cancel()
-		if err == nil {
-			return nil
-		}
-		if !isConflict(err) {
-			return fmt.Errorf("delete %s: %w", key, err)
-		}
-	}
-	return nil // it keeps changing hands, so it is not ours
-}
-
-// Waiting returns how many callers wait for a slot of a provider.
-func (f *Fleet) Waiting(provider string) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.account(provider).waiters)
-}
-
-// Holders returns the jobs that hold slots, by provider and slot.
-func (f *Fleet) Holders() map[string]map[int]string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	out := map[string]map[int]string{}
-	for provider, a := range f.accounts {
-		out[provider] = map[int]string{}
-		for n, s := range a.slots {
-			if s.rev > 0 && !s.gone {
-				out[provider][n] = s.value.Job
-			}
-		}
-	}
-	return out
 }

@@ -16,9 +16,10 @@ const relapse = 2 * time.Minute
 // Pause implements engine.Fleet. Pauses that follow each other closely double,
 // up to jobs.MaxAfter.
 func (f *Fleet) Pause(ctx context.Context, provider string, d time.Duration, reason string) error {
-	for {
+	for conflicts := 0; ; conflicts++ {
 		f.mu.Lock()
 		p := f.account(provider).pause
+		changed := f.changed
 		f.mu.Unlock()
 		now := time.Now()
 		next := pauseValue{Reason: reason}
@@ -46,6 +47,9 @@ func (f *Fleet) Pause(ctx context.Context, provider string, d time.Duration, rea
 			f.log.Warn().Str("provider", provider).Time("until", next.Until).Str("reason", reason).Msg("purchases paused for the whole fleet")
 		}
 		if !errors.Is(err, engine.ErrConflict) {
+			return err
+		}
+		if err := settle(ctx, changed, conflicts); err != nil {
 			return err
 		}
 	}

@@ -58,7 +58,10 @@ func (q *Queue) Fetch(ctx context.Context, provider string, lane jobs.Lane, n in
 	case err == nil, len(out) > 0, ctx.Err() != nil,
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		return out, nil
-	case errors.Is(err, jetstream.ErrConsumerDeleted):
+	case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound),
+		errors.Is(err, jetstream.ErrConsumerDoesNotExist), errors.Is(err, nats.ErrNoResponders):
+		// The next call looks whether there is a consumer still, and a stream:
+		// asking one that is gone, nobody responds.
 		q.mu.Lock()
 		delete(q.consumers, q.names.JobConsumer(provider, lane))
 		q.mu.Unlock()
@@ -80,7 +83,7 @@ func (q *Queue) consumer(ctx context.Context, provider string, lane jobs.Lane) (
 	c, err := q.js.Consumer(ctx, q.names.JobsStream(), name)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrConsumerNotFound):
-		return nil, fmt.Errorf("%w: stream %s, consumer %s: restart a worker without --bind to create them", engine.ErrGone, q.names.JobsStream(), name)
+		return nil, fmt.Errorf("%w: stream %s, consumer %s: the broker has lost its data or is another one, see NATS_URL; a worker that starts without --bind creates them, and jobs that were queued must be enqueued again", engine.ErrGone, q.names.JobsStream(), name)
 	case err != nil:
 		return nil, fmt.Errorf("consumer %s: %w", name, err)
 	}

@@ -131,7 +131,6 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer release(nil)
 	pay, abandon := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer abandon(nil)
-	defer context.AfterFunc(ctx, func() { release(errDraining) })()
 
 	var fetchers, running sync.WaitGroup
 	for _, name := range slices.Sorted(maps.Keys(e.providers)) {
@@ -145,6 +144,8 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 	}
 	fetchers.Wait()
+	// Not before: a job that is handed back while a fetch of this worker waits at
+	// the broker would come back to it.
 	release(errDraining)
 	grace := time.AfterFunc(e.cfg.Grace, func() { abandon(errGrace) })
 	defer grace.Stop()

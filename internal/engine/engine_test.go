@@ -28,6 +28,7 @@ type bench struct {
 	listing  bool // the provider can look lost calls up
 	wrap     func(*enginetest.Provider) jobs.Provider
 	change   func(*engine.Config)
+	ports    func(*engine.Ports)
 	also     []jobs.Provider
 	engine   *engine.Engine // the one started last
 }
@@ -53,7 +54,11 @@ func (b *bench) start(name string) (stop func()) {
 	if b.wrap != nil {
 		p = b.wrap(b.provider)
 	}
-	e, err := engine.New(cfg, b.Ports(name, append([]jobs.Provider{p}, b.also...)...))
+	ports := b.Ports(name, append([]jobs.Provider{p}, b.also...)...)
+	if b.ports != nil {
+		b.ports(&ports)
+	}
+	e, err := engine.New(cfg, ports)
 	if err != nil {
 		b.t.Fatal(err)
 	}

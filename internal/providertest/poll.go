@@ -102,6 +102,7 @@ func (h Harness) testPoll(t *testing.T) {
 	}{
 		// What is paid for must not be lost to a key that is wrong today.
 		"401":             {h.Refuse(401, message).send, kinds(jobs.Retryable)},
+		"403":             {h.Refuse(403, message).send, kinds(jobs.Retryable)},
 		"429":             {h.Refuse(429, message).send, kinds(jobs.Retryable)},
 		"500":             {h.Refuse(500, message).send, kinds(jobs.Retryable)},
 		"502 in HTML":     {Reply{Status: 502, Body: "<html>" + message}.send, kinds(jobs.Retryable)},

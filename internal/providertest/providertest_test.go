@@ -97,7 +97,10 @@ func (a *acme) do(ctx context.Context, c apicall.Call) (*session, error) {
 	bad := json.Unmarshal(answer.Body, &s)
 	if answer.Status > 299 {
 		f := a.e.Refusal(c, answer, s.Message)
-		if !c.Paid && answer.Status == 401 && a.breaks != "lose" {
+		if answer.Status == 401 && (a.breaks == "lose" && !c.Paid || a.breaks == "wrong key" && c.Paid) {
+			f.Kind = jobs.Permanent
+		}
+		if answer.Status == 408 && a.breaks == "too late" {
 			f.Kind = jobs.Retryable
 		}
 		return nil, f
@@ -225,6 +228,8 @@ func TestSuiteNotices(t *testing.T) {
 		"deadline":     "submit/deadline_already_past",
 		"unclassified": "poll/closed_port",
 		"lose":         "poll/401",
+		"wrong key":    "submit/401",
+		"too late":     "submit/408",
 		"no id":        "submit/no_id_in_the_answer",
 		"garbage":      "submit/garbage",
 		"twice":        "stage/resting",

@@ -108,12 +108,14 @@ func (h Harness) testSubmit(t *testing.T) {
 // testPaid asserts what holds of every paid call, of which the first opens a
 // session.
 func (h Harness) testPaid(t *testing.T, paid do, accepted Reply, opens bool) {
-	// A mistake with the key fails a new job at once; a session that has been
-	// paid for may be kept until it is put right.
+	// A mistake with the base URL fails a new job at once; a session that has
+	// been paid for may be kept until it is put right.
 	mistake := kinds(jobs.Permanent)
 	if !opens {
 		mistake = kinds(jobs.Permanent, jobs.Retryable)
 	}
+	// A key that is wrong is wrong for the whole queue, which must not fail of it.
+	key := want{kinds: []jobs.Kind{jobs.Retryable}, pause: true, after: true}
 	message := "no: " + Key + " with https://files.example/a.glb?" + Signature + " and\x1b[31m " + strings.Repeat("words ", 400)
 	limited := h.Refuse(http.StatusTooManyRequests, "slow down")
 	limited.Header = limited.Header.Clone()
@@ -131,7 +133,11 @@ func (h Harness) testPaid(t *testing.T, paid do, accepted Reply, opens bool) {
 		want   want
 	}{
 		"400": {h.Refuse(400, "the image is too small "+message).send, kinds(jobs.Permanent)},
-		"401": {h.Refuse(401, message).send, mistake},
+		"401": {h.Refuse(401, message).send, key},
+		"403": {h.Refuse(403, message).send, key},
+		"407": {Reply{Status: 407, Body: "<html>" + message}.send, key},
+		// A proxy says so of a server that is slow, and may have bought.
+		"408": {h.Refuse(408, message).send, kinds(jobs.Unknown)},
 		// Out of credits is a refusal for certain; whether it may pass is the
 		// provider's nature.
 		"402":                   {h.Refuse(402, message).send, kinds(jobs.Retryable, jobs.Permanent)},

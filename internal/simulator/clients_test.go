@@ -117,7 +117,7 @@ func TestRealClientsUnderFaults(t *testing.T) {
 		want  jobs.Kind
 	}{
 		"429":       {simulator.Fault{Answer: &simulator.Answer{Status: 429}}, jobs.Retryable},
-		"401":       {simulator.Fault{Answer: &simulator.Answer{Status: 401}}, jobs.Permanent},
+		"401":       {simulator.Fault{Answer: &simulator.Answer{Status: 401}}, jobs.Retryable},
 		"500":       {simulator.Fault{Answer: &simulator.Answer{Status: 500}}, jobs.Unknown},
 		"lost":      {simulator.Fault{Cut: simulator.CutAfter}, jobs.Unknown},
 		"half":      {simulator.Fault{Cut: simulator.CutBody}, jobs.Unknown},
@@ -152,7 +152,7 @@ func TestRealReconcile(t *testing.T) {
 		t.Skip("the CSM provider reconciles nothing")
 	}
 	since := time.Now().Add(-time.Second)
-	call := jobs.Call{Stage: p.Catalog().FirstStage, Marker: "job1.1", Image: jobs.Delivery{URL: pictures + "/a.png?marker=job1.1"}, Formats: []string{"glb"}}
+	call := jobs.Call{Stage: p.Catalog().FirstStage, Marker: "meshmill.job1.a1.", Image: jobs.Delivery{URL: pictures + "/a.png?marker=meshmill.job1.a1."}, Formats: []string{"glb"}}
 	if _, err := p.Submit(t.Context(), call); jobs.KindOf(err) != jobs.Unknown {
 		t.Fatalf("submit: %v", err)
 	}
@@ -160,7 +160,7 @@ func TestRealReconcile(t *testing.T) {
 	if err != nil || found.ID != s.Ledger()[0].Session {
 		t.Errorf("found %+v, %v; ledger %+v", found, err, s.Ledger())
 	}
-	call.Marker, call.Image.URL = "job2.1", pictures+"/a.png?marker=job2.1"
+	call.Marker, call.Image.URL = "meshmill.job2.a1.", pictures+"/a.png?marker=meshmill.job2.a1."
 	if _, err := r.Reconcile(t.Context(), call, since); !errors.Is(err, jobs.ErrNotBought) {
 		t.Errorf("another job: %v", err)
 	}

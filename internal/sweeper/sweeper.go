@@ -4,6 +4,7 @@
 package sweeper
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"iter"
@@ -35,8 +36,11 @@ type Fleet interface {
 type Config struct {
 	Worker string
 	// Lease is the queue's: what was written less than two leases ago is left
-	// alone. A sweep takes place every ten leases.
+	// alone.
 	Lease time.Duration
+	// Every is how often a sweep takes place, which reads all records; zero is
+	// every ten leases.
+	Every time.Duration
 	Jobs  Jobs
 	Fleet Fleet
 	// AbortUploads gives up the bucket's uploads that are older.
@@ -55,7 +59,7 @@ const (
 
 // Run sweeps until ctx ends.
 func Run(ctx context.Context, cfg Config) {
-	every := 10 * cfg.Lease
+	every := cmp.Or(cfg.Every, 10*cfg.Lease)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	uploads := time.Time{}

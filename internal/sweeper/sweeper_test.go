@@ -109,3 +109,25 @@ func TestSweep(t *testing.T) {
 		<-done
 	})
 }
+
+func TestSweepsAreAsFarApartAsTold(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		lease, every time.Duration
+		want         int // sweeps in the first hour
+	}{{30 * time.Second, 0, 12}, {30 * time.Second, 20 * time.Minute, 3}, {time.Second, time.Minute, 60}} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &fleet{}
+			f.turn.Store(true)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			defer cancel()
+			sweeper.Run(ctx, sweeper.Config{
+				Worker: "w", Lease: tc.lease, Every: tc.every, Jobs: f, Fleet: f,
+				AbortUploads: func(context.Context, time.Duration) (int, error) { return 0, nil },
+			})
+			if f.lists < tc.want || f.lists > tc.want+1 { // the hour's end may bring one
+				t.Errorf("lease %v, every %v: %d sweeps, want %d", tc.lease, tc.every, f.lists, tc.want)
+			}
+		})
+	}
+}

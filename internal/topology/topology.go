@@ -246,9 +246,36 @@ func (e *ensurer) consumer(ctx context.Context, want jetstream.ConsumerConfig) e
 	return e.once(ctx, what, jetstream.ErrConsumerNotFound, get, create)
 }
 
+// Lease returns how long the broker lets a silent worker keep a job: the
+// shortest ack wait of the providers' consumers, which exist already and may
+// have been made with another one than is configured now. A worker must renew
+// well within it. Each request to the broker is bounded.
+func Lease(ctx context.Context, js jetstream.JetStream, names jobs.Names, providers []string) (time.Duration, error) {
+	var least time.Duration
+	for _, provider := range providers {
+		for _, lane := range jobs.Lanes {
+			name := names.JobConsumer(provider, lane)
+			call, cancel := context.WithTimeout(ctx, callTimeout)
+			c, err := js.Consumer(call, names.JobsStream(), name)
+			cancel()
+			if err != nil {
+				return 0, fmt.Errorf("look for consumer %s of stream %s: %w", name, names.JobsStream(), err)
+			}
+			cfg := c.CachedInfo().Config
+			// A back-off takes the place of the ack wait.
+			for _, d := range append(cfg.BackOff, cfg.AckWait) {
+				if least == 0 || d < least {
+					least = d
+				}
+			}
+		}
+	}
+	return least, nil
+}
+
 func (e *ensurer) compareConsumer(what string, want, got jetstream.ConsumerConfig) {
 	if got.AckWait != want.AckWait || len(got.BackOff) > 0 {
-		e.o.Warn(fmt.Sprintf("%s has ack wait %v and back-off %v, and the lease is %v: delete the consumer while no worker runs, or set MESHMILL_LEASE=%v",
+		e.o.Warn(fmt.Sprintf("%s has ack wait %v and back-off %v, and the lease is %v: workers keep to the shorter; to change it, delete the consumer while no worker runs, or set MESHMILL_LEASE=%v",
 			what, got.AckWait, got.BackOff, want.AckWait, got.AckWait))
 	}
 	if got.AckPolicy != want.AckPolicy || got.MaxDeliver != want.MaxDeliver || got.FilterSubject != want.FilterSubject {

@@ -326,3 +326,37 @@ func TestEnsureRefuses(t *testing.T) {
 		}
 	})
 }
+
+// A consumer that exists keeps its ack wait, whatever lease is configured now.
+func TestLeaseIsTheConsumers(t *testing.T) {
+	t.Parallel()
+	js, n := connect(t, &server.Options{JetStream: true}), names(t)
+	both := []string{"csm", "modelslab"}
+	for _, lease := range []time.Duration{20 * time.Second, 5 * time.Minute} {
+		if err := topology.Ensure(t.Context(), js, n, topology.Options{Providers: both[:1], Memory: true, Lease: lease}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := topology.Lease(t.Context(), js, n, both[:1]); err != nil || got != 20*time.Second {
+			t.Errorf("with %v configured: lease %v, want that of the first worker, 20s: %v", lease, got, err)
+		}
+	}
+	if got, err := topology.Lease(t.Context(), js, n, both); !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		t.Errorf("without a consumer: %v, %v", got, err)
+	}
+	if err := topology.Ensure(t.Context(), js, n, topology.Options{Providers: both, Memory: true, Lease: 7 * time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := topology.Lease(t.Context(), js, n, both); err != nil || got != 7*time.Second {
+		t.Errorf("lease %v, want the shortest, 7s: %v", got, err)
+	}
+	_, err := js.UpdateConsumer(t.Context(), n.JobsStream(), jetstream.ConsumerConfig{
+		Durable: n.JobConsumer("csm", jobs.Bulk), FilterSubject: n.JobLane("csm", jobs.Bulk),
+		AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, BackOff: []time.Duration{3 * time.Second, time.Minute},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := topology.Lease(t.Context(), js, n, both); err != nil || got != 3*time.Second {
+		t.Errorf("lease %v, want the back-off, 3s: %v", got, err)
+	}
+}

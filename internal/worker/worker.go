@@ -66,6 +66,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := prepare(ctx, o, js, providers); err != nil {
 		return err
 	}
+	lease, err := topology.Lease(ctx, js, cfg.Names, names(providers))
+	if err != nil {
+		return err
+	}
+	if lease < cfg.Lease {
+		o.Log.Warn().Dur("lease", lease).Dur("configured", cfg.Lease).Msg("the broker gives jobs for a shorter time than MESHMILL_LEASE: working with that")
+	}
+	lease = min(lease, cfg.Lease)
 	name := workerName()
 	log := o.Log.With().Str("worker", name).Logger()
 	client, err := jobs.NewClient(o.NATS, jobs.ClientConfig{Names: cfg.Names})
@@ -82,7 +90,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	ports.Observer = metrics
 
 	e, err := engine.New(engine.Config{
-		Worker: name, Lease: cfg.Lease, PollMin: cfg.PollMin, PollMax: cfg.PollMax, JobTimeout: cfg.JobTimeout,
+		Worker: name, Lease: lease, PollMin: cfg.PollMin, PollMax: cfg.PollMax, JobTimeout: cfg.JobTimeout,
 		Grace: max(cfg.Grace, time.Millisecond), OnUnknown: engine.OnUnknown(cfg.OnUnknown),
 		Presign: cfg.ImageDelivery == config.DeliverPresign, MaxMeshBytes: cfg.MaxMeshBytes,
 		MaxImageBytes: picture.DefaultLimits.MaxBytes, MaxHeld: maxHeld, Log: log,
@@ -111,7 +119,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer stopSweeper()
 	sweeps.Go(func() {
 		sweeper.Run(sctx, sweeper.Config{
-			Worker: name, Lease: cfg.Lease, Jobs: client, Fleet: fleet, Log: log,
+			Worker: name, Lease: lease, Every: sweepEvery(lease), Jobs: client, Fleet: fleet, Log: log,
 			AbortUploads: func(ctx context.Context, olderThan time.Duration) (int, error) {
 				return o.Storage.AbortUploads(ctx, "meshes/", olderThan)
 			},
@@ -123,6 +131,15 @@ func Run(ctx context.Context, o Options) (err error) {
 		return nil
 	}
 	return err
+}
+
+// sweepEvery spaces the sweeps, which read every record: far apart, except where
+// the lease is so short that somebody wants things put right at once.
+func sweepEvery(lease time.Duration) time.Duration {
+	if lease < 10*time.Second {
+		return 10 * lease
+	}
+	return max(10*lease, 5*time.Minute)
 }
 
 // workerName is unique to this start of this process.

@@ -33,7 +33,7 @@ func newProvider(t *testing.T, base, key string) *csm.Provider {
 }
 
 const (
-	marker   = "marker-7f3a"
+	marker   = "meshmill.oak.a1."
 	imageURL = "https://images.example/" + marker + "/oak.png"
 	session  = "SESSION_1721312476_7674068"
 	v2Files  = `"mesh_url":"","mesh_url_obj":"https://files.example/a.obj","mesh_url_zip":"","mesh_url_glb":"https://files.example/a.glb?sig=1","mesh_url_fbx":"","mesh_url_usdz":"","mp4_url":""`
@@ -50,7 +50,9 @@ func TestConformance(t *testing.T) {
 		Companions: map[string]map[string]any{"preserve_aspect_ratio": {"scaled_bbox": []any{1.0, 1.0, -1.0}}},
 		Lookup:     &jobs.Call{Stage: "create", Marker: marker, Image: jobs.Delivery{URL: imageURL}},
 		Found:      ok(200, "Retrieved", `{"results":[{"session_code":"`+session+`","image_url":"`+imageURL+`"}]}`),
-		Absent:     ok(200, "Retrieved", `{"results":[]}`),
+		Absent: ok(200, "Retrieved", `{"results":[`+
+			`{"session_code":"SESSION_1_2","image_url":"https://images.example/?filename=meshmill.elm.a1.png","created_at":"2020-01-01T00:01:00Z"},`+
+			`{"session_code":"SESSION_1_1","image_url":"https://images.example/?filename=meshmill.ash.a1.png","created_at":"2020-01-01T00:00:00Z"}]}`),
 	}
 
 	second := base

@@ -49,7 +49,7 @@ func (env *envelope) text() string {
 // before them if they are longer.
 const (
 	waitDisguised = 30 * time.Second
-	waitKey       = 30 * time.Second
+	waitURL       = 30 * time.Second
 	waitCredits   = time.Minute
 )
 
@@ -72,11 +72,9 @@ func (c *Client) refusal(call apicall.Call, a *apicall.Answer, env *envelope) *j
 			explain("CSM answers so to bad options, and sometimes when it is called too often")
 		}
 	case http.StatusUnauthorized, http.StatusForbidden:
+		// Neither a queue nor a session that is paid for must be lost to a
+		// mistake with the key.
 		explain("check CSM_API_KEY")
-		if !opens {
-			// A session that is paid for must not be lost to a mistake with the key.
-			f.Kind, f.After = jobs.Retryable, max(f.After, waitKey)
-		}
 	case http.StatusNotFound:
 		if opens {
 			explain("check CSM_BASE_URL")
@@ -85,7 +83,7 @@ func (c *Client) refusal(call apicall.Call, a *apicall.Answer, env *envelope) *j
 		}
 	case http.StatusMovedPermanently, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		if !opens { // nor to one with the base URL
-			f.Kind, f.After = jobs.Retryable, max(f.After, waitKey)
+			f.Kind, f.After = jobs.Retryable, max(f.After, waitURL)
 		}
 	case http.StatusPaymentRequired:
 		f.Kind, f.Pause, f.After = jobs.Retryable, true, max(f.After, waitCredits)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -51,6 +52,7 @@ func TestRefusals(t *testing.T) {
 	wait := func(d time.Duration) outcome { return outcome{kind: jobs.Retryable, after: d} }
 	credits := outcome{jobs.Retryable, time.Minute, 0, true}
 	limited := outcome{jobs.Retryable, 0, 0, true}
+	key := outcome{jobs.Retryable, time.Minute, 0, true}
 	disguised := outcome{jobs.Retryable, 30 * time.Second, 2, false}
 	for name, tc := range map[string]struct {
 		status               int
@@ -66,9 +68,11 @@ func TestRefusals(t *testing.T) {
 		"400 of a proxy":   {400, "", `<html>`, disguised, wait(30 * time.Second), wait(30 * time.Second), "called too often"},
 		"400 booleans":     {400, "", `{"error":true,"message":null}`, disguised, wait(30 * time.Second), wait(30 * time.Second), "called too often"},
 		"400 with advice":  {400, "120", `{}`, outcome{jobs.Retryable, 2 * time.Minute, 2, false}, wait(2 * time.Minute), wait(2 * time.Minute), ""},
-		"401":              {401, "", `{"error":"Unauthorized"}`, permanent, wait(30 * time.Second), wait(30 * time.Second), "Unauthorized; check CSM_API_KEY"},
-		"403":              {403, "", `{"message":"Forbidden"}`, permanent, wait(30 * time.Second), wait(30 * time.Second), "check CSM_API_KEY"},
+		"401":              {401, "", `{"error":"Unauthorized"}`, key, key, wait(time.Minute), "Unauthorized; check CSM_API_KEY"},
+		"403":              {403, "", `{"message":"Forbidden"}`, key, key, wait(time.Minute), "check CSM_API_KEY"},
 		"402":              {402, "", `{"error":"no credits"}`, credits, credits, credits, "no credits left"},
+		"407":              {407, "", `<html>`, key, key, key, "check HTTPS_PROXY"},
+		"408":              {408, "", ``, outcome{jobs.Unknown, 0, 0, true}, outcome{jobs.Unknown, 0, 0, true}, limited, "HTTP 408"},
 		"404":              {404, "", `{}`, permanent, permanent, permanent, "HTTP 404; "},
 		"429":              {429, "", `{"error":"slow down"}`, limited, limited, limited, "slow down"},
 		"429 with advice":  {429, "7", ``, outcome{jobs.Retryable, 7 * time.Second, 0, true}, outcome{jobs.Retryable, 7 * time.Second, 0, true}, outcome{jobs.Retryable, 7 * time.Second, 0, true}, ""},
@@ -78,7 +82,8 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body) // what has left cannot be unsent
 				if tc.header != "" {
 					w.Header().Set("Retry-After", tc.header)
 				}

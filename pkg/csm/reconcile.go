@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -65,13 +67,14 @@ func (p *Provider) movedOn(ctx context.Context, call jobs.Call) (*jobs.Session, 
 // search looks through the list of sessions for one whose image's URL holds the
 // marker. What page means and how the list is ordered is not certain, so only
 // two things prove absence: an empty page after the first, or a list that is
-// seen to run from new to old and has reached a time before the call.
+// seen to run from new to old and has reached a time before the call. And only
+// of a list that is seen to show our URLs, not those of copies.
 func (p *Provider) search(ctx context.Context, marker string, since time.Time) (*jobs.Session, error) {
 	l := listing{seen: map[string]bool{}, sorted: true}
-	unproven := func(why string) error {
+	unproven := func(why string) *jobs.Fault {
 		return jobs.Faultf(jobs.Permanent, "csm: look for the session", "it cannot be told whether there is one: %s; look for the image %q in CSM's own list", why, marker)
 	}
-	page := 0
+	page, cutoff := 0, since.Add(-clockSkew)
 	for n := range listPages {
 		sessions, err := p.c.ListSessions(ctx, listLimit, page)
 		if n == 0 && firstPageRefused(err) {
@@ -82,17 +85,28 @@ func (p *Provider) search(ctx context.Context, marker string, since time.Time) (
 			return nil, err
 		}
 		for i := range sessions {
-			if s := &sessions[i]; strings.Contains(s.ImageURL, marker) {
-				if !validCode(s.Code) {
-					return nil, unproven("CSM shows the image, but no session code that can be used")
-				}
+			s := &sessions[i]
+			switch {
+			case !strings.Contains(plain(s.ImageURL), marker):
+			case !holds(s.ImageURL, marker), !s.CreatedAt.IsZero() && s.CreatedAt.Before(cutoff):
+				l.doubtful = true
+			case !validCode(s.Code):
+				return nil, unproven("CSM shows the image, but no session code that can be used")
+			default:
 				return &jobs.Session{ID: s.Code}, nil
 			}
 		}
-		absent := (len(sessions) == 0 && n > 0) || l.add(sessions, since.Add(-clockSkew))
+		absent := (len(sessions) == 0 && n > 0) || l.add(sessions, cutoff)
 		switch {
+		case absent && l.doubtful:
+			return nil, unproven("CSM shows a session with such an image, but from before the call or with another name")
 		case absent && l.hidden:
 			return nil, unproven("CSM does not show the image of every session")
+		case absent && !l.echoes && len(l.seen) > 0:
+			// The next look may show more: the call's own session, or another's.
+			f := unproven("no session in CSM's list shows an image of Meshmill's by the URL it was sent with, so CSM may show copies")
+			f.Kind = jobs.Retryable
+			return nil, f
 		case absent:
 			return nil, fmt.Errorf("csm: none of %d sessions has the image: %w", len(l.seen), jobs.ErrNotBought)
 		case n > 1 && !l.grew:
@@ -103,6 +117,42 @@ func (p *Provider) search(ctx context.Context, marker string, since time.Time) (
 		}
 	}
 	return nil, unproven(fmt.Sprintf("it is not among the first %d sessions", len(l.seen)))
+}
+
+// markers finds the marker of any call, see jobs.Call.
+var markers = regexp.MustCompile(`(^|[^A-Za-z0-9_.-])meshmill\.[A-Za-z0-9_-]{1,64}\.a[0-9]+\.`)
+
+// plain undoes the escapes of a URL, which CSM may have added to.
+func plain(u string) string {
+	for range 3 {
+		p, err := url.QueryUnescape(u)
+		if err != nil || p == u {
+			break
+		}
+		u = p
+	}
+	return u
+}
+
+// holds reports whether the marker is in the URL, and not the end of a longer
+// word there.
+func holds(u, marker string) bool {
+	u = plain(u)
+	for at := 0; ; at++ {
+		i := strings.Index(u[at:], marker)
+		if i < 0 {
+			return false
+		}
+		at += i
+		before := u[:at]
+		if strings.TrimRightFunc(before, inWord) == before {
+			return true
+		}
+	}
+}
+
+func inWord(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-' || r == '.'
 }
 
 // firstPageRefused reports an answer that says that there is no page 0.
@@ -117,7 +167,9 @@ type listing struct {
 	pages [][]string // the codes of the first two
 	// grew: the last page showed new sessions. skips: page is the number of
 	// sessions to skip. hidden: a session that may be the one has no image URL.
-	grew, skips, hidden bool
+	// echoes: a session shows the URL of some call of ours. doubtful: one
+	// resembles the call that is looked for.
+	grew, skips, hidden, echoes, doubtful bool
 	// sorted: no session was younger than one before it; newest and oldest are
 	// the first and last times of those with a time.
 	sorted         bool
@@ -135,6 +187,7 @@ func (l *listing) add(page []Session, cutoff time.Time) bool {
 			continue
 		}
 		l.seen[s.Code], l.grew = true, true
+		l.echoes = l.echoes || markers.MatchString(plain(s.ImageURL))
 		at := s.CreatedAt
 		if s.ImageURL == "" && (at.IsZero() || at.After(cutoff)) {
 			l.hidden = true

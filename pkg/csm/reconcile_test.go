@@ -29,7 +29,7 @@ var since = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 func sessions(n int, begin time.Time) []entry {
 	list := make([]entry, n)
 	for i := range list {
-		list[i] = entry{fmt.Sprintf("S%d", i), fmt.Sprintf("https://images.example/other/%d.png", i), begin.Add(-time.Duration(i) * time.Minute).Format(time.RFC3339)}
+		list[i] = entry{fmt.Sprintf("S%d", i), fmt.Sprintf("https://images.example/other/%d.png?filename%%3D%%22meshmill.other-%d.a1.png", i, i), begin.Add(-time.Duration(i) * time.Minute).Format(time.RFC3339)}
 	}
 	return list
 }
@@ -98,13 +98,24 @@ func listServer(t *testing.T, list []entry, most int, pages paging) (string, *at
 
 func TestReconcileCreate(t *testing.T) {
 	t.Parallel()
-	const found, absent, unproven = "found", "absent", "unproven"
+	const found, absent, unproven, lookAgain = "found", "absent", "unproven", "look again"
 	now, busy, old := since.Add(30*time.Minute), since.Add(200*time.Minute), since.Add(-24*time.Hour)
 	blank := func(list []entry, i int) []entry { list[i].ImageURL = ""; return list }
 	timeless := func(list []entry) []entry {
 		for i := range list {
 			list[i].CreatedAt = ""
 		}
+		return list
+	}
+	copied := func(list []entry) []entry { // CSM shows its own copies of the images
+		for i := range list {
+			list[i].ImageURL = fmt.Sprintf("https://copies.example/%d.png", i)
+		}
+		return list
+	}
+	once := func(list []entry, i int, image string) []entry { list[i].ImageURL = image; return list }
+	early := func(list []entry, i int) []entry {
+		list[i].CreatedAt = since.Add(-11 * time.Minute).Format(time.RFC3339)
 		return list
 	}
 	swapped := func(list []entry) []entry { list[0], list[1] = list[1], list[0]; return list }
@@ -121,7 +132,7 @@ func TestReconcileCreate(t *testing.T) {
 		"third page, no page 0":         {withMarker(sessions(120, busy), 110), 50, strict, found, 4},
 		"third page, empty page 0":      {withMarker(sessions(120, busy), 110), 50, hollow, found, 4},
 		"far, by skipping":              {withMarker(sessions(120, busy), 110), 50, skipping, found, 5},
-		"short pages":                   {withMarker(sessions(60, now), 45), 10, fromZero, found, 5},
+		"short pages":                   {withMarker(sessions(60, now), 38), 10, fromZero, found, 4},
 		"list runs from old to new":     {reversed(withMarker(sessions(120, now), 0)), 50, fromZero, found, 3},
 		"no times":                      {timeless(withMarker(sessions(120, busy), 110)), 50, fromZero, found, 3},
 		"absent, past the time":         {sessions(1000, now), 50, fromZero, absent, 3},
@@ -132,7 +143,16 @@ func TestReconcileCreate(t *testing.T) {
 		"absent, end, by skipping":      {sessions(30, now), 50, skipping, absent, 3},
 		"absent, one session":           {sessions(1, now), 50, skipping, absent, 2},
 		"absent, one old session":       {sessions(1, old), 50, fromZero, absent, 2},
-		"absent, none":                  {nil, 50, fromZero, absent, 2},
+		"an empty list":                 {nil, 50, fromZero, absent, 2},
+		"copies, past the time":         {copied(sessions(1000, now)), 50, fromZero, lookAgain, 3},
+		"copies, end of the list":       {copied(sessions(30, now)), 50, fromZero, lookAgain, 2},
+		"copies, but one":               {once(copied(sessions(30, now)), 20, "https://b.example/?f=meshmill.elm.a12.png"), 50, fromZero, absent, 2},
+		"copies, with such a name":      {once(copied(sessions(30, now)), 20, "https://b.example/my-meshmill.elm.a1.png"), 50, fromZero, lookAgain, 2},
+		"of a job with a longer id":     {once(sessions(30, now), 3, "https://b.example/?f=meshmill.meshmill-oak.a1.png"), 50, fromZero, absent, 2},
+		"of another attempt":            {once(sessions(30, now), 3, "https://b.example/?f=meshmill.oak.a11.png"), 50, fromZero, absent, 2},
+		"in a longer word":              {once(sessions(30, now), 3, "https://b.example/?f=my-"+marker+"png"), 50, fromZero, unproven, 2},
+		"before the call":               {early(withMarker(sessions(30, now), 29), 29), 50, fromZero, unproven, 2},
+		"before the call, and of it":    {early(withMarker(withMarker(sessions(120, busy), 70), 60), 60), 50, fromZero, found, 2},
 		"absent, old one without image": {blank(sessions(120, now), 100), 50, fromZero, absent, 3},
 		"too many":                      {sessions(2000, now.Add(1000*time.Hour)), 50, fromZero, unproven, 10},
 		"from old to new, too many":     {reversed(sessions(2000, now)), 50, fromZero, unproven, 10},
@@ -154,6 +174,8 @@ func TestReconcileCreate(t *testing.T) {
 				got = found
 			case errors.Is(err, jobs.ErrNotBought):
 				got = absent
+			case jobs.KindOf(err) == jobs.Retryable:
+				got = lookAgain
 			case jobs.KindOf(err) != jobs.Permanent:
 				t.Errorf("kind %v, want permanent", jobs.KindOf(err))
 			}
@@ -162,7 +184,7 @@ func TestReconcileCreate(t *testing.T) {
 			}
 			if got == found {
 				i := 0
-				for tc.list[i].ImageURL != imageURL {
+				for early := since.Add(-10 * time.Minute).Format(time.RFC3339); tc.list[i].ImageURL != imageURL || tc.list[i].CreatedAt != "" && tc.list[i].CreatedAt < early; {
 					i++
 				}
 				if s.ID != tc.list[i].Code {
@@ -173,6 +195,25 @@ func TestReconcileCreate(t *testing.T) {
 				t.Errorf("%d calls, want at most %d", n, tc.within)
 			}
 		})
+	}
+}
+
+// The marker comes in a presigned URL's query, more or less escaped.
+func TestReconcileFindsAnEscapedMarker(t *testing.T) {
+	t.Parallel()
+	for _, image := range []string{
+		`https://b.example/a.png?response-content-disposition=inline%3B+filename%3D%22meshmill.oak.a1.png%22&X-Amz-Signature=1`,
+		`https://b.example/a.png?response-content-disposition=inline%253B%2520filename%253D%2522meshmill.oak.a1.png%2522`,
+		`https://b.example/a.png?filename=meshmill%2Eoak%2Ea1%2Epng`,
+		`https://b.example/100%/a.png?filename="meshmill.oak.a1.png"`,
+	} {
+		base, _ := listServer(t, []entry{{Code: "S1", ImageURL: image}}, 50, fromZero)
+		s, err := newProvider(t, base, "the-key").Reconcile(t.Context(), jobs.Call{
+			Stage: "create", Marker: marker, Image: jobs.Delivery{URL: imageURL},
+		}, since)
+		if err != nil || s.ID != "S1" {
+			t.Errorf("%s: %v, %v", image, s, err)
+		}
 	}
 }
 

@@ -18,19 +18,19 @@ func (c *Client) Cancel(ctx context.Context, id string) (*Record, error) {
 	if err := CheckID(id); err != nil {
 		return nil, err
 	}
-	r, err := c.cancelRecord(ctx, id)
+	parked := false // and so without a message
+	r, err := c.cancelRecord(ctx, id, &parked)
 	if errors.Is(err, ErrNotFound) {
-		r, err = c.cancelQueued(ctx, id)
+		r, err = c.cancelQueued(ctx, id, &parked)
 	}
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case r.State == Cancelled:
-		if err := c.Announce(ctx, r); err != nil {
-			return r, err
-		}
-		return c.purge(ctx, r)
+		// A worker may hold it, and wait for a slot.
+		_ = c.nc.Publish(c.names.CancelSubject(id), nil) // best effort
+		return c.conclude(ctx, r, parked)
 	case r.CancelRequested && !r.State.Final():
 		// Best effort: the worker sees the mark in the record too.
 		if err := c.nc.Publish(c.names.CancelSubject(id), nil); err != nil {
@@ -40,11 +40,13 @@ func (c *Client) Cancel(ctx context.Context, id string) (*Record, error) {
 	return r, nil
 }
 
-// cancelRecord cancels or marks a job that has a record.
-func (c *Client) cancelRecord(ctx context.Context, id string) (*Record, error) {
+// cancelRecord cancels or marks a job that has a record. It sets parked if the
+// job was, and has just been cancelled.
+func (c *Client) cancelRecord(ctx context.Context, id string, parked *bool) (*Record, error) {
 	return c.change(ctx, id, func(r *Record) (bool, error) {
 		switch r.State {
 		case Queued, Parked:
+			*parked = *parked || r.State == Parked
 			r.State, r.FinishedAt = Cancelled, now()
 			r.Owner, r.Epoch = "", r.Epoch+1
 			r.CancelRequested = false
@@ -60,14 +62,14 @@ func (c *Client) cancelRecord(ctx context.Context, id string) (*Record, error) {
 
 // cancelQueued creates the cancelled record of a job that has none, from its
 // message. If a worker creates the record first, that one is cancelled.
-func (c *Client) cancelQueued(ctx context.Context, id string) (*Record, error) {
+func (c *Client) cancelQueued(ctx context.Context, id string, parked *bool) (*Record, error) {
 	for range maxConflicts {
 		r, revision, err := c.record(ctx, id) // of a deleted key, if there was one
 		if err != nil {
 			return nil, err
 		}
 		if r != nil { // a worker was faster
-			return c.cancelRecord(ctx, id)
+			return c.cancelRecord(ctx, id, parked)
 		}
 		err = c.last(ctx, c.names.JobsStream(), []string{c.names.JobAnywhere(id)}, func(m stored) {
 			if q := c.queuedRecord(m); q != nil {
@@ -78,22 +80,23 @@ func (c *Client) cancelQueued(ctx context.Context, id string) (*Record, error) {
 			return nil, err
 		}
 		if r == nil { // or taken, done and acknowledged since
-			return c.cancelRecord(ctx, id)
+			return c.cancelRecord(ctx, id, parked)
 		}
 		r.State, r.FinishedAt, r.UpdatedAt = Cancelled, now(), now()
+		r.Attempt = max(r.Attempt, 1)
 		r.Request.Image = r.Request.Image.Public()
 		err = c.save(ctx, r, revision)
 		if !errors.Is(err, errConflict) {
 			return r, err
 		}
-		if r, err := c.cancelRecord(ctx, id); !errors.Is(err, ErrNotFound) {
+		if r, err := c.cancelRecord(ctx, id, parked); !errors.Is(err, ErrNotFound) {
 			return r, err
 		}
 	}
 	return nil, fmt.Errorf("job %s: its record keeps changing, try again", id)
 }
 
-// purge takes the message of a cancelled job out of the queue. If the job has
+// purge takes the message of an ended job out of the queue. If the job has
 // been retried meanwhile, the message was the retry's, and is put back.
 func (c *Client) purge(ctx context.Context, r *Record) (*Record, error) {
 	if err := c.purgeMessages(ctx, r.ID); err != nil {

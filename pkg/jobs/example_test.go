@@ -276,7 +276,7 @@ func ExampleClient_Resolve() {
 	}
 	fmt.Println(record.ID, record.State, record.Attempt)
 	// Output:
-	// chair submitting 1
+	// chair submitting 2
 }
 
 func ExampleClient_Events() {

@@ -42,7 +42,8 @@ const filterSubjects = 64
 // Of changes in quick succession only the last may be seen, and after a broken
 // connection, which Watch outlives, a record may be repeated. Records that stop
 // matching f are not reported. As with List, an error about one record does not
-// end it.
+// end it; nor does one that says that the broker has lost its data, after which
+// it begins with the records that there are now.
 func (c *Client) Watch(ctx context.Context, f Filter) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
 		if err := f.check(); err != nil {
@@ -84,7 +85,7 @@ func (c *Client) Watch(ctx context.Context, f Filter) iter.Seq2[*Record, error] 
 				return yield(nil, fmt.Errorf("job %s: %w", clip(id), err))
 			}
 			return !f.matches(r, ids) || yield(r, nil)
-		})
+		}, func(err error) bool { return yield(nil, err) })
 		if err != nil {
 			yield(nil, err)
 		}
@@ -92,7 +93,8 @@ func (c *Client) Watch(ctx context.Context, f Filter) iter.Seq2[*Record, error] 
 }
 
 // Wait returns a job's record once it is final or parked. It returns an error
-// that is ErrNotFound if there is no such job, and that of ctx if it ends first.
+// that is ErrNotFound if there is no such job, that of ctx if it ends first, and
+// another if the broker loses its data meanwhile.
 func (c *Client) Wait(ctx context.Context, id string) (*Record, error) {
 	if _, err := c.Get(ctx, id); err != nil {
 		return nil, err
@@ -119,7 +121,8 @@ type EventFilter struct {
 // Events yields events in the order in which they were published, until ctx
 // ends (which is its last error) or the caller stops. It outlives broken
 // connections without leaving anything out. An event that cannot be decoded is
-// reported as an error, and does not end it. For a queue of events of your
+// reported as an error, and does not end it; so is a broker that has lost its
+// data, after which it goes on with all events that there are now. For a queue of events of your
 // own, make a durable consumer on Names.EventsStream; DecodeEvent reads its
 // messages.
 func (c *Client) Events(ctx context.Context, f EventFilter) iter.Seq2[*cloudevents.Event, error] {
@@ -145,7 +148,7 @@ func (c *Client) Events(ctx context.Context, f EventFilter) iter.Seq2[*cloudeven
 				err = fmt.Errorf("event %s: %w", clip(m.Subject()), err)
 			}
 			return yield(e, err)
-		})
+		}, func(err error) bool { return yield(nil, err) })
 		if err != nil {
 			yield(nil, err)
 		}
@@ -202,18 +205,36 @@ const (
 
 // follow hands every message of a stream to each, in order and without gaps,
 // until each returns false. It uses a consumer that lives in the broker's
-// memory, and makes it again behind the last message whenever it is lost. It
-// fails when ctx ends, or when the stream cannot be followed at all.
-func (c *Client) follow(ctx context.Context, stream string, subjects []string, policy jetstream.DeliverPolicy, each func(jetstream.Msg) bool) error {
+// memory, and makes it again behind the last message whenever it is lost. If the
+// stream itself is lost and there is another, it tells lost of it, which returns
+// false to end that, and begins anew. It fails when ctx ends, or when the stream
+// cannot be followed at all.
+func (c *Client) follow(ctx context.Context, stream string, subjects []string, policy jetstream.DeliverPolicy, each func(jetstream.Msg) bool, lost func(error) bool) error {
 	cfg := jetstream.ConsumerConfig{
 		DeliverPolicy: policy, AckPolicy: jetstream.AckNonePolicy, FilterSubjects: subjects,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: 5 * time.Minute,
 	}
-	patience := c.patience
+	patience, wait := c.patience, newBackoff()
+	var born time.Time // of the stream
 	for {
 		var consumer jetstream.Consumer
-		err := c.retryFor(ctx, patience, "follow "+stream, func(ctx context.Context) (err error) {
-			consumer, err = c.js.CreateConsumer(ctx, stream, cfg)
+		replaced := false
+		err := c.retryFor(ctx, patience, "follow "+stream, func(ctx context.Context) error {
+			s, err := c.js.Stream(ctx, stream)
+			if err != nil {
+				return err
+			}
+			info := s.CachedInfo()
+			if !born.IsZero() && (!info.Created.Equal(born) || info.State.LastSeq+1 < cfg.OptStartSeq) {
+				// Behind the last message there is nothing, perhaps for long.
+				replaced = true
+				cfg.DeliverPolicy, cfg.OptStartSeq = policy, 0
+				if policy == jetstream.DeliverNewPolicy {
+					cfg.DeliverPolicy = jetstream.DeliverAllPolicy // all of it is new
+				}
+			}
+			born = info.Created
+			consumer, err = s.CreateConsumer(ctx, cfg)
 			return err
 		})
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -229,7 +250,12 @@ func (c *Client) follow(ctx context.Context, stream string, subjects []string, p
 			// must begin where it did.
 			cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, info.Delivered.Stream+1
 		}
+		if replaced && !lost(fmt.Errorf("follow %s: %w", stream, errReplaced)) {
+			c.dropConsumer(ctx, stream, info.Name)
+			return nil
+		}
 		f := follower{consumer: consumer, each: each}
+		began := time.Now()
 		err = f.run(ctx)
 		c.dropConsumer(ctx, stream, info.Name)
 		if f.last > 0 {
@@ -243,9 +269,15 @@ func (c *Client) follow(ctx context.Context, stream string, subjects []string, p
 		case c.nc.IsClosed():
 			return fmt.Errorf("follow: %w", errors.Join(nats.ErrConnectionClosed, err))
 		}
-		newBackoff().sleep(ctx)
+		if f.last > 0 || time.Since(began) > followWait {
+			wait = newBackoff()
+		}
+		wait.sleep(ctx)
 	}
 }
+
+// errReplaced is what a follower is told when the stream has begun anew.
+var errReplaced = errors.New("the broker has lost its data, or another one has taken its place: jobs that it does not know any more must be enqueued again")
 
 // A follower hands on the messages of one consumer.
 type follower struct {

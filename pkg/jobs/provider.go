@@ -99,8 +99,9 @@ type Call struct {
 	Stage string
 	// Session is empty for the first stage.
 	Session string
-	// Marker is unique to this job and attempt. It occurs in Image.URL under
-	// presigned delivery, which makes the call recognisable afterwards.
+	// Marker is unique to this job and attempt: "meshmill.<id>.a<attempt>.". It
+	// occurs in Image.URL under presigned delivery, which makes the call
+	// recognisable afterwards.
 	Marker  string
 	Image   Delivery // first stage only
 	Options map[string]any

@@ -20,9 +20,9 @@ func TestCanMove(t *testing.T) {
 queued     .      x          x       .       x         x      .      x
 submitting .      x          x       .       .         x      x      x
 running    .      x          x       x       .         x      x      x
-storing    .      .          x       x       x         x      x      x
-completed  .      .          .       .       .         .      .      .
-failed     .      x          x       .       .         .      .      .
+storing    .      .          .       x       x         x      x      x
+completed  .      .          .       .       x         .      .      .
+failed     .      x          x       .       .         x      .      .
 parked     .      x          x       .       .         x      .      x
 cancelled  .      x          x       .       .         .      .      x
 `

@@ -143,6 +143,11 @@ func (r *Request) Validate() error {
 	if len(r.Options) > maxOptions {
 		bad("options", "has %d entries, at most %d are allowed", len(r.Options), maxOptions)
 	}
+	for _, name := range slices.Sorted(maps.Keys(r.Options)) {
+		if s, ok := r.Options[name].(string); ok && signed(s) {
+			bad("options."+clip(name), "is a URL with a password or a signature, which would be kept with the job; give one without")
+		}
+	}
 	if len(r.Formats) > maxFormats {
 		bad("formats", "has %d entries, at most %d are allowed", len(r.Formats), maxFormats)
 	}
@@ -191,6 +196,24 @@ func (m *Image) validate() error {
 		return fieldErrorf("image.media_type", "is %q, must be image/png, image/jpeg or image/webp", clip(m.MediaType))
 	}
 	return nil
+}
+
+// signed reports whether s is a URL that carries a secret.
+func signed(s string) bool {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" {
+		return false
+	}
+	if _, password := u.User.Password(); password {
+		return true
+	}
+	for name := range u.Query() {
+		name = strings.ToLower(name)
+		if name == "sig" || name == "token" || strings.Contains(name, "signature") {
+			return true
+		}
+	}
+	return false
 }
 
 func checkURL(s string) error {

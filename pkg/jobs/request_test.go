@@ -72,6 +72,8 @@ func TestDecodeRequestRefuses(t *testing.T) {
 		"format":           {change(`"glb"`, `"g/b"`), "formats[0]"},
 		"formats":          {change(`["glb","obj"]`, `["a`+strings.Repeat(`","a`, 16)+`"]`), "formats"},
 		"batch":            {change("spring", `a\u0085b`), "batch"},
+		"signed option":    {change(`"turbo"`, `"https://example.com/x?X-Amz-Signature=a"`), "options.geometry_model"},
+		"password option":  {change(`"turbo"`, `"https://u:p@example.com/x"`), "options.geometry_model"},
 		"label key":        {change(`"sku"`, `""`), "labels"},
 		"label value":      {change(`"123"`, `"`+strings.Repeat("1", 257)+`"`), "labels.sku"},
 		"time":             {change("2026-11-20T10:00:00Z", "yesterday"), "not valid"},

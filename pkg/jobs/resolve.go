@@ -78,8 +78,8 @@ func now() time.Time { return time.Now().UTC().Round(0) }
 // afterwards. Its message is back in the queue; that of a job which has been
 // given up only if a worker has to free its slot.
 //
-// A job that comes back from its end gets the next attempt number, so that its
-// new end is announced by an event of its own. Resolve may be repeated: a job
+// A job that comes back gets the next attempt number, so that what becomes of
+// it then is announced by an event of its own. Resolve may be repeated: a job
 // that the same resolution has already moved is only put back in the queue.
 func (c *Client) Resolve(ctx context.Context, id string, how Resolution) (*Record, error) {
 	if err := CheckID(id); err != nil {
@@ -103,10 +103,7 @@ func (c *Client) Resolve(ctx context.Context, id string, how Resolution) (*Recor
 		return r, err
 	}
 	if how.Fail {
-		if err := c.Announce(ctx, r); err != nil || r.Slot == 0 {
-			return r, err
-		}
-		// A worker gives the slot back when it meets the ended job.
+		return c.conclude(ctx, r, moved)
 	}
 	if !moved {
 		return r, c.Requeue(ctx, r)
@@ -116,6 +113,28 @@ func (c *Client) Resolve(ctx context.Context, id string, how Resolution) (*Recor
 		return r, err
 	}
 	return r, c.putBack(ctx, r, body)
+}
+
+// conclude announces the end that a person has given a job. If that is news,
+// nobody else may know of it, so its message goes back first: should this
+// process end before the event is out, a worker that meets the job announces it.
+// A worker also has to give back the slot of a job that has one; otherwise the
+// message is taken out again.
+func (c *Client) conclude(ctx context.Context, r *Record, news bool) (*Record, error) {
+	var unqueued error
+	if news || r.Slot > 0 {
+		// The end must not wait for workers to make room in a full queue.
+		call, cancel := context.WithTimeout(ctx, c.callTimeout)
+		unqueued = c.Requeue(call, r)
+		cancel()
+	}
+	if err := c.Announce(ctx, r); err != nil {
+		return r, err
+	}
+	if r.Slot > 0 {
+		return r, unqueued
+	}
+	return c.purge(ctx, r)
 }
 
 // putBack puts the message of a job that has just been revived in the queue. A
@@ -147,6 +166,9 @@ func (how *Resolution) apply(r *Record) (bool, error) {
 		adopt(r, how.Session)
 	case how.Session != "" && (r.State == Running || r.State == Storing) && r.Session == how.Session:
 		return false, nil
+	case how.Resubmit && r.State == Cancelled && r.Session != "" && r.Slot > 0:
+		// Two sessions on one slot would exceed the account's limit.
+		return false, fmt.Errorf("job %s is cancelled, but its session still runs at the provider: go on with it (session %s), or buy again when it has ended", r.ID, r.Session)
 	case how.Resubmit && mayRevive:
 		resubmit(r)
 	case how.Resubmit && r.State == Submitting:
@@ -173,10 +195,11 @@ func giveUp(r *Record) {
 // the worker takes the provider's first.
 func adopt(r *Record, session string) {
 	if r.State.Final() {
-		r.Attempt++
 		r.Slot = 0 // it was given back
 	}
-	r.Attempt = max(r.Attempt, 1)
+	// Each attempt is parked, or ends, with one event at most: also a job that
+	// was parked may be so again.
+	r.Attempt++
 	if r.Session != session || r.SubmittedAt.IsZero() {
 		r.SubmittedAt = now()
 	}

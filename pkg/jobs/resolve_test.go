@@ -26,6 +26,9 @@ func TestResolve(t *testing.T) {
 		r.Session, r.Stage, r.StageInput, r.SubmittedAt = "s1", "refine", json.RawMessage(`{"spin":2}`), r.CreatedAt
 		r.SubmittingAt, r.SubmitDeadline, r.SessionDeadline, r.RefusedSince, r.Refusals = deadline, deadline, deadline, deadline, 3
 		r.Percent, r.Detail, r.Slot, r.CancelRequested = 40, "stuck", 4, true
+		if s == jobs.Cancelled {
+			r.Slot = 0 // a cancelled job has given it back, unless its session still runs
+		}
 		return r
 	}
 	type want struct {
@@ -41,8 +44,8 @@ func TestResolve(t *testing.T) {
 		how  jobs.Resolution
 		want want // its zero value: refused
 	}{
-		{"parked, same session", jobs.Parked, jobs.Resolution{Session: "s1"}, want{jobs.Running, 1, "s1", "refine", ""}},
-		{"parked, session", jobs.Parked, jobs.Resolution{Session: "s2"}, want{jobs.Running, 1, "s2", "refine", ""}},
+		{"parked, same session", jobs.Parked, jobs.Resolution{Session: "s1"}, want{jobs.Running, 2, "s1", "refine", ""}},
+		{"parked, session", jobs.Parked, jobs.Resolution{Session: "s2"}, want{jobs.Running, 2, "s2", "refine", ""}},
 		{"parked, resubmit", jobs.Parked, jobs.Resolution{Resubmit: true}, want{jobs.Submitting, 2, "s1", "refine", `{"spin":2}`}},
 		{"parked, fail", jobs.Parked, jobs.Resolution{Fail: true}, want{jobs.Failed, 1, "s1", "refine", `{"spin":2}`}},
 		{"failed, session", jobs.Failed, jobs.Resolution{Session: "s2"}, want{jobs.Running, 2, "s2", "refine", ""}},

@@ -15,9 +15,9 @@ import (
 const (
 	// creditWait: nothing but a person's top-up helps, so ask seldom.
 	creditWait = time.Minute
-	// authWait: a key refused at a poll says nothing about the session, and a
+	// authWait: a refused key says nothing about the job or its session, and a
 	// person may put it right.
-	authWait = 30 * time.Second
+	authWait = apicall.KeyWait
 )
 
 // meaning is what a message is about. The API answers refusals with HTTP 200
@@ -94,7 +94,7 @@ func (c *Client) base(call apicall.Call, a *apicall.Answer, r *Result) *jobs.Fau
 		}
 		f = c.fault(call, jobs.Permanent, &apicall.StatusError{Status: a.Status, Text: "the provider refused: " + text})
 	}
-	f.After = max(apicall.RetryAfter(a.Header), r.RetryAfter)
+	f.After = max(f.After, apicall.RetryAfter(a.Header), r.RetryAfter)
 	return f
 }
 
@@ -108,26 +108,28 @@ func (c *Client) refusal(call apicall.Call, a *apicall.Answer, r *Result) *jobs.
 	switch m := judgeAll(a, r.message); {
 	case a.Status >= 300 && a.Status < 400:
 		f.Kind = kind // never followed, see apicall.Refusal
+	case a.Status == http.StatusRequestTimeout, a.Status == http.StatusProxyAuthRequired:
+		f.Kind = kind // these may not be ModelsLab's own
 	case a.Status >= 500:
 		// A 5xx proves nothing, even with a readable error in it.
 		f.Kind, f.Pause = c.lost(call), true
+	case r.ID != "" && success(a):
+		// Nor do words, where the answer names a session.
+		f.Kind, f.Pause = c.lost(call), m == noCredit || m == busy || m == serverFault || m == tryLater || m == badKey
 	case m == noCredit:
 		outOfCredit(f)
-	case m == busy, a.Status == http.StatusRequestTimeout, a.Status == http.StatusTooEarly:
+	case m == busy, a.Status == http.StatusTooEarly:
 		f.Kind, f.Pause = jobs.Retryable, true
 	case m == badKey:
+		noAccess(f)
 		f.Err = fmt.Errorf("the provider refuses the key, check MODELSLAB_API_KEY: %w", f.Err)
 	case a.Status == http.StatusForbidden:
+		noAccess(f)
 		f.Err = fmt.Errorf("the account may not do this, check its plan and MODELSLAB_API_KEY: %w", f.Err)
 	case m == serverFault && success(a):
 		f.Kind, f.Pause = c.lost(call), true
 	case m == tryLater:
 		f.Kind, f.Pause = jobs.Retryable, true
-		if r.ID != "" && success(a) {
-			f.Kind = c.lost(call)
-		}
-	case m == unclear && r.ID != "" && success(a):
-		f.Kind = c.lost(call)
 	case a.Status == http.StatusNotFound && r.message == "":
 		f.Err = fmt.Errorf("%w; check MODELSLAB_BASE_URL", f.Err)
 	}
@@ -143,6 +145,12 @@ func (c *Client) lost(call apicall.Call) jobs.Kind {
 		return jobs.Unknown
 	}
 	return jobs.Retryable
+}
+
+// noAccess: a matter of the key or the account, which would be the same for
+// every other job.
+func noAccess(f *jobs.Fault) {
+	f.Kind, f.Pause, f.After = jobs.Retryable, true, max(f.After, authWait)
 }
 
 func outOfCredit(f *jobs.Fault) {

@@ -45,6 +45,7 @@ func TestCreateFaults(t *testing.T) {
 	t.Parallel()
 	credits := wantFault{retryable, true, time.Minute, "out of credits"}
 	busy := wantFault{retryable, true, 0, ""}
+	key := wantFault{retryable, true, time.Minute, "MODELSLAB_API_KEY"}
 	no := func(text string) wantFault { return wantFault{permanent, false, 0, text} }
 	lost := wantFault{unknown, true, 0, ""}
 	maybe := wantFault{unknown, false, 0, ""}
@@ -71,10 +72,10 @@ func TestCreateFaults(t *testing.T) {
 		{200, refused("Fund your wallet to continue"), credits},
 		{200, refused("Your quota is exhausted"), credits},
 		{200, refused("Your subscription has expired"), credits},
-		{200, refused("Invalid API key"), no("MODELSLAB_API_KEY")},
-		{200, refused("invalid api_key"), no("MODELSLAB_API_KEY")},
-		{200, refused("API key does not exist"), no("MODELSLAB_API_KEY")},
-		{200, refused(map[string]any{"key": []string{"The key field is required."}}), no("MODELSLAB_API_KEY")},
+		{200, refused("Invalid API key"), key},
+		{200, refused("invalid api_key"), key},
+		{200, refused("API key does not exist"), key},
+		{200, refused(map[string]any{"key": []string{"The key field is required."}}), key},
 		{200, refused("image is required"), no("image is required")},
 		{200, refused(map[string]any{"resolution": []string{"must be at most 512"}}), no("resolution: must be at most 512")},
 		{200, refused("Unable to fetch image from provided URL"), no("Unable to fetch image")},
@@ -89,21 +90,26 @@ func TestCreateFaults(t *testing.T) {
 		{200, refused("Internal server error. Please try again."), lost},
 		{200, `{"status":"error","id":7,"message":"odd"}`, wantFault{unknown, false, 0, "session 7"}},
 		{200, `{"status":"error","id":7,"message":"try again"}`, wantFault{unknown, true, 0, "session 7"}},
-		{200, `{"status":"error","id":7,"message":"rate limit"}`, busy},
+		{200, `{"status":"error","id":7,"message":"rate limit"}`, wantFault{unknown, true, 0, "session 7"}},
+		{200, `{"status":"error","id":7,"message":"Insufficient credits"}`, wantFault{unknown, true, 0, "session 7"}},
+		{200, `{"status":"error","id":7,"message":"Invalid API key"}`, wantFault{unknown, true, 0, "session 7"}},
+		{200, `{"status":"error","id":7,"message":"image is required"}`, wantFault{unknown, false, 0, "session 7"}},
 		// The error codes page.
 		{400, refused("prompt is required"), no("prompt is required")},
-		{401, refused("Invalid API key"), no("MODELSLAB_API_KEY")},
-		{401, "", no("MODELSLAB_API_KEY")},
+		{401, refused("Invalid API key"), key},
+		{401, "", key},
 		{402, refused("Insufficient credits. Please add more credits to continue."), credits},
 		{402, "", credits},
-		{403, refused("This feature requires a premium subscription"), no("premium subscription")},
-		{403, "<html>", no("MODELSLAB_API_KEY")},
+		{403, refused("This feature requires a premium subscription"), wantFault{retryable, true, time.Minute, "premium subscription"}},
+		{403, "<html>", key},
 		{404, "", no("MODELSLAB_BASE_URL")},
 		{422, refused("seed must be an integer"), no("seed must")},
 		{429, `{"status":"error","message":"Rate limit exceeded. Maximum 5 queued requests allowed.","retry_after":30}`, wantFault{retryable, true, 30 * time.Second, "queued requests"}},
 		{429, "", busy},
 		{429, `{"status":"slow","retry_after":3}`, wantFault{retryable, true, 3 * time.Second, ""}},
-		{408, "", busy},
+		{407, "<html>", wantFault{retryable, true, time.Minute, "HTTPS_PROXY"}},
+		{408, "", lost},
+		{408, refused("Rate limit exceeded"), lost},
 		{500, refused("Internal server error. Please try again."), lost},
 		{500, refused("Rate limit exceeded"), lost},
 		{500, refused("Invalid API key"), lost},
@@ -163,7 +169,7 @@ func TestFetchFaults(t *testing.T) {
 	t.Parallel()
 	again := wantFault{retryable, false, 0, ""}
 	pause := wantFault{retryable, true, 0, ""}
-	auth := wantFault{retryable, false, 30 * time.Second, "MODELSLAB_API_KEY"}
+	auth := wantFault{retryable, false, time.Minute, "MODELSLAB_API_KEY"}
 	credits := wantFault{retryable, true, time.Minute, "out of credits"}
 	gone := wantFault{permanent, false, 0, ""}
 	tests := []struct {
@@ -234,7 +240,8 @@ func TestUploadFaults(t *testing.T) {
 		{200, refused("Internal server error"), wantFault{retryable, true, 0, ""}},
 		{200, refused("invalid base64"), wantFault{permanent, false, 0, "invalid base64"}},
 		{200, refused("odd"), wantFault{permanent, false, 0, "odd"}},
-		{401, refused("Invalid API key"), wantFault{permanent, false, 0, "MODELSLAB_API_KEY"}},
+		{401, refused("Invalid API key"), wantFault{retryable, true, time.Minute, "MODELSLAB_API_KEY"}},
+		{408, "", wantFault{retryable, true, 0, ""}},
 		{402, "", wantFault{retryable, true, time.Minute, "credits"}},
 		{429, `{"retry_after":5}`, wantFault{retryable, true, 5 * time.Second, ""}},
 		{500, "", wantFault{retryable, true, 0, ""}},
