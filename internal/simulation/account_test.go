@@ -231,8 +231,15 @@ func (a *account) list(page int) answer {
 			items = append(items, ss.csmData())
 		}
 	}
+	if page == 0 { // the account has been used before
+		opened := a.s.began.Add(-time.Hour).UTC().Format(stamp)
+		items = append(items, fmt.Sprintf(`{"session_code":"SESSION_1","image_url":"https://bucket.test/x?filename=meshmill.older.a1.png","session_status":"complete","created_at":%q}`, opened))
+	}
 	return envelope(`{"results":[` + strings.Join(items, ",") + `]}`)
 }
+
+// stamp is how CSM writes a time.
+const stamp = "2006-01-02T15:04:05.000Z"
 
 // csmData is a session as CSM shows it.
 func (ss *session) csmData() string {
@@ -259,7 +266,7 @@ func (ss *session) csmData() string {
 		}
 	}
 	return fmt.Sprintf(`{"session_code":%q,"image_url":%q,%q:%q,"created_at":%q%s}`,
-		ss.code, ss.image, field, status, ss.opened.UTC().Format("2006-01-02T15:04:05.000Z"), extra)
+		ss.code, ss.image, field, status, ss.opened.UTC().Format(stamp), extra)
 }
 
 // labData is a session as ModelsLab shows it.

@@ -18,7 +18,12 @@ type checker struct {
 	s          *sim
 	jobs       []*history
 	violations []string
-	swept1     int // jobs that the sweeper had to put back
+	swept1     int  // jobs that the sweeper had to put back
+	reclaimed1 int  // slots that it had to take back
+	dropped    bool // the broker has lost everything, slots included
+	// robbed: a worker stood still between seeing that a job was its own and
+	// freeing the job's slot, and freed that of the job's next owner.
+	robbed bool
 }
 
 // history is what is known of one job.
@@ -35,11 +40,16 @@ type history struct {
 	finals map[int]jobs.State
 	events map[string]bool
 	parked bool // ever
-	told   []*worker
+	closed bool // parked or ended, ever
+	edited bool // by a client, ever
+	// doubted: the broker was lost while a paid call was open.
+	doubted bool
+	told    map[string][]*worker // by session: who has learnt of it
 	// ackedBy took the message away while the record was open, at the pick
 	// ackedAt.
 	ackedBy *worker
 	ackedAt int
+	slotBy  *worker // the last to acquire a slot for the job
 }
 
 // The promises, as violations name them.
@@ -78,6 +88,7 @@ func (c *checker) job(id string) *history {
 func (c *checker) spent(id, stage string) {
 	rec := c.s.world.Record(id)
 	switch {
+	case c.job(id).doubted: // it was journalled, with a broker that is no more
 	case rec == nil || rec.State != jobs.Submitting || rec.Stage != stage || rec.SubmitDeadline.IsZero():
 		c.violate("%s: the %s call of job %s leaves while its record is %s", journaled, stage, id, brief(rec))
 	case time.Now().After(rec.SubmitDeadline):
@@ -121,8 +132,21 @@ func (c *checker) sold(a *account, w *worker, h *history, ss *session, stage str
 		}
 		excused = excused || ss.job.more > 0
 	}
-	if busy > c.s.plan.Limit && !excused {
+	if busy > c.s.plan.Limit && !excused && !c.dropped && !c.robbed {
 		c.violate("%s: %d sessions run at %s, the limit is %d", slotsKept, busy, a.name, c.s.plan.Limit)
+	}
+}
+
+// releasing is called when a slot is freed. There is no fencing of slots: what
+// is tolerated is a worker that stood still at the very call, or at the look at
+// the record just before.
+func (c *checker) releasing(p *pending) {
+	rec := c.s.world.Record(p.ID)
+	if rec == nil || rec.Owner == p.Worker || rec.Slot == 0 || rec.State.Final() || rec.State == jobs.Storing {
+		return
+	}
+	if !p.notBefore.IsZero() || p.w.hitAt == "fleet.release" || p.w.hitAt == "journal.load" {
+		c.robbed = true
 	}
 }
 
@@ -132,7 +156,10 @@ func (c *checker) told(code string, w *worker) {
 	defer c.s.mu.Unlock()
 	for _, a := range []*account{c.s.csm, c.s.lab} {
 		if ss := a.find(code); ss != nil {
-			ss.job.told = append(ss.job.told, w)
+			if ss.job.told == nil {
+				ss.job.told = map[string][]*worker{}
+			}
+			ss.job.told[code] = append(ss.job.told[code], w)
 		}
 	}
 }
@@ -149,6 +176,7 @@ func (c *checker) saved(worker string, old, now *jobs.Record) {
 	if c.s.trace != nil {
 		c.s.trace("%20s record %s: %s", "", now.ID, brief(now))
 	}
+	h.closed = h.closed || now.State.Final() || now.State == jobs.Parked
 	if now.State == jobs.Parked {
 		h.parked = true
 		if now.Error == nil || now.Error.Message == "" {
@@ -156,15 +184,20 @@ func (c *checker) saved(worker string, old, now *jobs.Record) {
 		}
 	}
 	if worker == "" {
+		h.edited = true
 		return
 	}
-	if !jobs.CanMove(from, now.State) || from.Final() {
+	// A session that comes late is written into a record that has ended, too.
+	if from == now.State && from.Final() && old.Session == "" && now.Session != "" {
+		return
+	}
+	if !jobs.CanMove(from, now.State) || from.Final() && from != now.State {
 		c.violate("%s: %s moves job %s from %s to %s", lawful, worker, h.id, from, now.State)
 	}
 	if now.Attempt < attempt || now.Epoch < epoch {
 		c.violate("%s: %s takes job %s back to attempt %d, epoch %d", lawful, worker, h.id, now.Attempt, now.Epoch)
 	}
-	if now.Attempt > attempt {
+	if old != nil && now.Attempt > attempt {
 		bought := slices.ContainsFunc(h.sales, func(s sale) bool { return s.stage == old.Stage && s.attempt == attempt })
 		switch {
 		case c.s.plan.Policy == engine.Resubmit:
@@ -234,12 +267,34 @@ func (c *checker) acked(worker, id string) {
 	h := c.job(id)
 	rec := c.s.world.Record(id)
 	switch {
+	case !h.closed:
+		c.violate("%s: %s takes the message of job %s away, which is %s", queueKept, worker, id, brief(rec))
 	case rec == nil || !(rec.State.Final() || rec.State == jobs.Parked):
-		// It may be put back at once.
+		// Somebody has opened it again. It may be put back at once.
 		h.ackedBy, h.ackedAt = c.s.byName[worker], c.s.picks
-	case !h.events[fmt.Sprint(jobs.EventKind(rec.State), rec.Attempt)]:
-		c.violate("%s: %s takes the message of job %s away before its end is announced", queueKept, worker, id)
 	}
+}
+
+// doubts is called before the broker loses everything. What is lost with it is
+// whether a paid call that is open was made: that one may be made again.
+func (c *checker) doubts(h *history) {
+	rec := c.s.world.Record(h.id)
+	if rec != nil && rec.State == jobs.Submitting && !rec.SubmitDeadline.IsZero() {
+		h.more++
+		h.doubted = true
+	}
+	if rec != nil && rec.Session != "" && !slices.Contains(c.receipts(h), rec.Session) {
+		h.more++ // it was to be written next
+	}
+	if rec != nil && rec.State == jobs.Parked {
+		h.more++
+	}
+}
+
+// lost is called when the broker has lost everything.
+func (c *checker) lost(h *history) {
+	h.events, h.finals = nil, nil
+	c.dropped = true
 }
 
 // swept is called when only the sweeper can put a job back into the queue. That
@@ -281,21 +336,35 @@ func (c *checker) end() {
 	}
 }
 
+// reclaimed is called when only the sweeper can free a slot: one that a worker
+// took for a job that others have ended, or could not free when something else
+// befell it.
+func (c *checker) reclaimed(id string) {
+	c.reclaimed1++
+	if h := c.job(id); h.slotBy != nil && h.slotBy.hit == 0 && !h.slotBy.dead && !h.slotBy.left && !h.edited {
+		c.violate("%s: %s has left the slot of job %s behind: %s", slotsKept, h.slotBy.name, id, brief(c.s.world.Record(id)))
+	}
+}
+
 // parkedRightly checks that nobody could have known better.
 func (c *checker) parkedRightly(h *history, rec *jobs.Record) {
 	switch {
 	case h.flow.lookup || rec.Session != "":
 		c.violate("%s: job %s is parked, though its provider can be asked: %s", parkLast, h.id, brief(rec))
-	case c.s.plan.Policy == engine.Resubmit:
+	case c.s.plan.Policy == engine.Resubmit && rec.Retries < 2 && !rec.CancelRequested:
+		// Under that policy only a job that has bought thrice, or that somebody
+		// wants to be cancelled, waits for a person.
 		c.violate("%s: job %s is parked against the policy", parkLast, h.id)
 	case c.s.fired == 0:
 		c.violate("%s: job %s is parked, though nothing happened: %s", parkLast, h.id, brief(rec))
 	case !h.events["parked"+fmt.Sprint(rec.Attempt)]:
 		c.violate("%s: job %s is parked in silence", oneEnd, h.id)
 	}
-	for _, w := range h.told {
-		if !w.dead {
-			c.violate("%s: job %s is parked, though %s has been told its session", parkLast, h.id, w.name)
+	for _, sale := range h.sales {
+		for _, w := range h.told[sale.session] {
+			if sale.attempt == rec.Attempt && !w.dead && !w.left {
+				c.violate("%s: job %s is parked, though %s has been told of session %s", parkLast, h.id, w.name, sale.session)
+			}
 		}
 	}
 }
@@ -307,7 +376,7 @@ func (c *checker) sessions(h *history, rec *jobs.Record) {
 		if s.session == rec.Session || slices.Contains(receipts, s.session) {
 			continue
 		}
-		survived := slices.ContainsFunc(h.told, func(w *worker) bool { return !w.dead })
+		survived := slices.ContainsFunc(h.told[s.session], func(w *worker) bool { return !w.dead && !w.left })
 		if h.flow.lookup || survived || !(h.parked || h.more > 0) {
 			c.violate("%s: session %s of job %s is named nowhere; the job is %s", kept, s.session, h.id, brief(rec))
 		}

@@ -12,6 +12,11 @@ func (s *sim) incident(f Fault, p *pending) {
 		s.trace("%20s %s", "", f)
 	}
 	s.fired++
+	if f.Kind == LoseBroker {
+		for _, h := range s.check.jobs {
+			s.check.doubts(h)
+		}
+	}
 	switch f.Kind {
 	case Drain:
 		s.drain(p.w)
@@ -19,6 +24,20 @@ func (s *sim) incident(f Fault, p *pending) {
 		s.world.Forget()
 	case Cancel:
 		s.cancel(s.check.jobs[0])
+	case Enqueue:
+		s.world.Put(s.check.jobs[0].request, jobs.Bulk)
+	case LoseBroker:
+		s.world.Drop()
+		for _, h := range s.check.jobs {
+			s.check.lost(h)
+		}
+		s.at(time.Second, func() {
+			for _, h := range s.check.jobs {
+				s.world.Put(h.request, jobs.Bulk)
+			}
+		})
+	case Sweep:
+		s.sweep(2 * lease)
 	case Resolve:
 		for _, h := range s.check.jobs {
 			s.resolve(h)

@@ -34,10 +34,18 @@ const (
 	Redeliver Kind = "redeliver" // the broker forgets who holds what
 	Cancel    Kind = "cancel"    // a client cancels the first job
 	Resolve   Kind = "resolve"   // a client resolves or retries what is parked or has failed
+	Enqueue   Kind = "enqueue"   // a client sends the first job again
+	Sweep     Kind = "sweep"     // the sweeper makes its round
+	// LoseBroker: the broker loses all that it has, and a client sends every job
+	// again. It is tried alone: with another fault, a purchase that is repeated
+	// in doubt can overwrite the receipt of the first.
+	LoseBroker Kind = "lose-broker"
 )
 
-func (k Kind) incident() bool { return k == Drain || k == Redeliver || k == Cancel || k == Resolve }
-func (k Kind) pauses() bool   { return k == PauseBefore || k == PauseAfter || k == PauseLost }
+func (k Kind) incident() bool {
+	return k == Drain || k == Redeliver || k == Cancel || k == Resolve || k == Enqueue || k == Sweep || k == LoseBroker
+}
+func (k Kind) pauses() bool { return k == PauseBefore || k == PauseAfter || k == PauseLost }
 
 // Fault is one thing that goes wrong, at the nth call of a schedule.
 type Fault struct {
@@ -93,7 +101,7 @@ var (
 	turbo  = map[string]any{"preview_mesh": "turbo", "refine_speed": "slow"}
 )
 
-// flows are all that there are. The last two begin without a look-up.
+// flows are all that there are.
 var flows = []*flow{
 	{name: "csm-v2", provider: "csm", stages: []string{"create"}, presign: true, lookup: true},
 	{name: "csm-v2-inline", provider: "csm", stages: []string{"create"}},
@@ -126,6 +134,7 @@ type Plan struct {
 	// Lag is how long CSM's list lags, and Answer how long a paid call takes.
 	Lag, Answer time.Duration
 	Faults      []Fault
+	seed        uint64 // that it was made of, or 0
 }
 
 // String returns the plan as parsePlan reads it.
@@ -201,17 +210,22 @@ var callFaults = []Kind{Fail, Lose, Late, Refuse, Stale, CrashBefore, CrashAfter
 
 // applies reports whether a fault can make a difference at a call.
 func applies(k Kind, op string) bool {
-	paid := strings.HasPrefix(op, "paid.") || op == "http.connect"
 	switch k {
 	case Stale:
 		return op == "journal.load"
-	case Late, PauseLost, CrashAfter, Lose:
+	case Late:
+		return !reads(op) && !waits(op)
+	case Lose, PauseLost, CrashAfter:
 		return !reads(op) && op != "http.connect"
 	case Refuse:
-		return strings.HasPrefix(op, "paid.")
+		return sent(op)
 	case PauseBefore:
 		return !sent(op)
 	}
-	_ = paid
 	return true
+}
+
+// waits reports calls that wait for something at the other side.
+func waits(op string) bool {
+	return op == "queue.fetch" || op == "fleet.acquire" || op == "fleet.await" || op == "http.answer"
 }

@@ -72,13 +72,28 @@ type sim struct {
 	mu      sync.Mutex
 	waiting []*pending
 	seq     int
+	who     map[uint64]string // the job that a goroutine is about, by its number
 	kick    chan struct{}
 	alarm   *time.Timer
 }
 
 // Do implements enginetest.Scheduler, on the goroutines of workers.
 func (s *sim) Do(ctx context.Context, c enginetest.Call, ready func(time.Time) time.Duration, effect func() error) error {
+	id := uint64(0)
+	shared := false // its ID is that of other jobs' calls, too
+	switch {
+	case len(s.plan.Flows) == 1:
+	case c.Op == "journal.load":
+		id = goroutine()
+	case c.Op == "fleet.pause", c.Op == "fleet.await", c.Op == "http.connect", c.Op == "http.get" && strings.HasPrefix(c.ID, "list"):
+		id, shared = goroutine(), true
+	}
 	s.mu.Lock()
+	if shared {
+		c.ID += " " + s.who[id]
+	} else if id > 0 {
+		s.who[id] = c.ID
+	}
 	w := s.byName[c.Worker]
 	p := &pending{Call: c, w: w, ready: ready, effect: effect, wake: make(chan struct{}, 1)}
 	switch {
@@ -113,6 +128,18 @@ func (s *sim) Do(ctx context.Context, c enginetest.Call, ready func(time.Time) t
 		runtime.Goexit()
 	}
 	return p.err
+}
+
+// goroutine returns a number that no other goroutine has, ever.
+func goroutine() (id uint64) {
+	var buf [40]byte
+	for _, b := range buf[len("goroutine "):runtime.Stack(buf[:], false)] {
+		if b < '0' || b > '9' {
+			break
+		}
+		id = 10*id + uint64(b-'0')
+	}
+	return id
 }
 
 func (s *sim) poke() {
@@ -229,8 +256,9 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// order is the same in every run: whatever else two goroutines may do at the
-// same time, they do not get to make the same call within one step.
+// order is the same in every run: a worker has one goroutine for a job, and
+// that for its lease, which does not begin to wait in the same step as the other
+// with the same call.
 func order(a, b *pending) int {
 	return cmp.Or(cmp.Compare(a.w.index, b.w.index), strings.Compare(a.ID, b.ID), cmp.Compare(a.Delivery, b.Delivery),
 		strings.Compare(a.Op, b.Op), cmp.Compare(a.seq, b.seq))
@@ -239,156 +267,3 @@ func order(a, b *pending) int {
 // sent reports a call that has left the process, and has its effect although
 // the process is paused.
 func sent(op string) bool { return strings.HasPrefix(op, "paid.") }
-
-// pick lets a call happen, with the faults that the plan has for it.
-func (s *sim) pick(p *pending) {
-	if p.decided {
-		s.answer(p, p.err)
-		return
-	}
-	s.picks++
-	if s.points != nil {
-		s.points = append(s.points, p.Op)
-	}
-	fault := Fault{}
-	if !s.ending {
-		for _, f := range s.plan.Faults {
-			switch {
-			case f.At != s.picks:
-			case f.Kind.incident():
-				s.incident(f, p)
-			default:
-				fault = f
-			}
-		}
-		if p.w.dead { // by an incident
-			return
-		}
-		for _, w := range s.workers {
-			if w.paused && w.until > 0 && s.picks >= w.until {
-				s.resume(w)
-			}
-		}
-	}
-	s.note(p, fault)
-	s.apply(fault, p)
-}
-
-// note takes a pick down.
-func (s *sim) note(p *pending, f Fault) {
-	s.mix(p.Worker)
-	s.mix(p.Op)
-	s.mix(p.ID)
-	s.mix(string(f.Kind))
-	s.hash = (s.hash ^ uint64(time.Since(s.began))) * 0x100000001b3
-	if s.trace != nil {
-		text := ""
-		if f.Kind != None {
-			text = "  <- " + f.String()
-		}
-		s.trace("%4d %12v %s %s %s%s", s.picks, time.Since(s.began).Round(time.Millisecond), p.Worker, p.Op, p.ID, text)
-	}
-}
-
-func (s *sim) mix(text string) {
-	for i := range len(text) {
-		s.hash = (s.hash ^ uint64(text[i])) * 0x100000001b3
-	}
-}
-
-// apply has the effect of a call, as the fault lets it.
-func (s *sim) apply(f Fault, p *pending) {
-	if f.Kind != None {
-		s.fired++
-		p.w.hit = s.picks
-	}
-	if stage, ok := strings.CutPrefix(p.Op, "paid."); ok && f.Kind != Fail && f.Kind != Refuse && f.Kind != CrashBefore {
-		s.check.spent(p.ID, stage)
-	}
-	switch f.Kind {
-	case None:
-		s.finish(p, p.effect())
-	case Fail:
-		s.finish(p, errInjected)
-	case Refuse:
-		s.finish(p, errRefused)
-	case Lose:
-		_ = p.effect() // nobody learns of it
-		s.finish(p, errLost)
-	case Late:
-		if p.ready != nil || reads(p.Op) {
-			s.finish(p, errInjected)
-			return
-		}
-		effect := p.effect
-		s.at(3*time.Second, func() { _ = effect() })
-		s.finish(p, errLost)
-	case Stale:
-		s.world.Stale = p.Op == "journal.load"
-		err := p.effect()
-		s.world.Stale = false
-		s.finish(p, err)
-	case CrashBefore:
-		s.crash(p.w)
-	case CrashAfter:
-		_ = p.effect()
-		s.crash(p.w)
-	case PauseBefore:
-		if !sent(p.Op) {
-			s.pause(p.w, f) // the call comes again
-			return
-		}
-		fallthrough
-	case PauseAfter, PauseLost:
-		p.err = p.effect()
-		if f.Kind == PauseLost {
-			p.err = errLost
-		}
-		p.decided = true
-		s.pause(p.w, f)
-	}
-}
-
-// finish answers a call whose effect has happened.
-func (s *sim) finish(p *pending, err error) {
-	if p.w.paused { // its packets have left, but it is not there to read
-		p.decided, p.err = true, err
-		return
-	}
-	s.answer(p, err)
-}
-
-// reads reports calls without an effect that could come late.
-func reads(op string) bool {
-	switch op {
-	case "journal.load", "store.get", "store.list", "fetch", "fleet.await", "http.get":
-		return true
-	}
-	return false
-}
-
-// at has something happen after d.
-func (s *sim) at(d time.Duration, do func()) {
-	t := timed{time.Now().Add(d), do}
-	i, _ := slices.BinarySearchFunc(s.timed, t, func(a, b timed) int {
-		if a.at.After(b.at) {
-			return 1
-		}
-		return -1
-	})
-	s.timed = slices.Insert(s.timed, i, t)
-}
-
-// abort ends a schedule that does not end by itself.
-func (s *sim) abort() {
-	s.ending = true
-	for _, w := range s.workers {
-		if !w.dead {
-			s.crash(w)
-		}
-	}
-	for _, w := range s.workers {
-		<-w.done
-	}
-	synctest.Wait()
-}

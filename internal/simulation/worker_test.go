@@ -3,6 +3,8 @@ package simulation
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -38,8 +40,9 @@ type worker struct {
 	// pick until, if that is not 0, or the pause numbered pauses ends by time.
 	dead, left, paused bool
 	until, pauses      int
-	// hit is the last pick at which it met a fault.
-	hit int
+	// hit is the last pick at which it met a fault, and hitAt the call.
+	hit   int
+	hitAt string
 }
 
 // Held implements engine.Observer.
@@ -48,7 +51,7 @@ func (w *worker) Held(_ string, delta int) { w.held.Add(int64(delta)) }
 // newSim sets up a schedule; nothing runs yet.
 func newSim(plan *Plan, m mutation) *sim {
 	s := &sim{
-		plan: plan, world: enginetest.NewWorld(lease), byName: map[string]*worker{}, began: time.Now(), mutate: m,
+		plan: plan, world: enginetest.NewWorld(lease), byName: map[string]*worker{}, who: map[uint64]string{}, began: time.Now(), mutate: m,
 		kick: make(chan struct{}, 1), alarm: time.NewTimer(time.Hour), hash: 14695981039346656037,
 	}
 	s.alarm.Stop()
@@ -91,6 +94,7 @@ func execute(plan *Plan, m mutation, prepare func(*sim)) *sim {
 		s.start()
 	}
 	s.run()
+	time.Sleep(time.Minute) // for what is left of workers that have crashed
 	s.check.end()
 	s.alarm.Stop()
 	return s
@@ -223,22 +227,52 @@ func (s *sim) idle() bool {
 	return true
 }
 
-// settle is called when nothing goes on: the sweeper looks for records without
-// a message, and if there is none the workers are shut down.
+// settle is called when nothing goes on. What only the sweeper can mend it mends
+// now; then the workers are shut down.
 func (s *sim) settle() {
-	for _, h := range s.check.jobs {
-		rec := s.world.Record(h.id)
-		if queued, _ := s.world.Has(h.id); queued || rec == nil || rec.State.Final() || rec.State == jobs.Parked {
-			continue
-		}
-		s.check.swept(h)
-		s.world.Put(rec.Request, rec.Lane)
+	if s.sweep(0) {
 		return
 	}
 	s.ending = true
 	for _, w := range s.workers {
 		w.cancel()
 	}
+}
+
+// sweep does what internal/sweeper does, to records that nobody has written for
+// so long: it queues those that are open and have no message, and takes back
+// slots of jobs that have ended. It reports whether there was anything to do.
+func (s *sim) sweep(after time.Duration) (did bool) {
+	old := func(r *jobs.Record) bool { return time.Since(r.UpdatedAt) >= after }
+	for _, h := range s.check.jobs {
+		rec := s.world.Record(h.id)
+		queued, _ := s.world.Has(h.id)
+		if !queued && rec != nil && !rec.State.Final() && rec.State != jobs.Parked && old(rec) {
+			s.check.swept(h)
+			s.world.Put(rec.Request, rec.Lane)
+			did = true
+		}
+	}
+	for _, a := range []*account{s.csm, s.lab} {
+		holders := s.world.Holders(a.name)
+		for _, n := range slices.Sorted(maps.Keys(holders)) {
+			rec := s.world.Record(holders[n])
+			queued, _ := s.world.Has(holders[n])
+			switch {
+			case rec == nil && queued, rec != nil && !(rec.State.Final() && old(rec)):
+				continue
+			case rec == nil || rec.Slot != n:
+				s.world.Free(a.name, n)
+			case queued:
+				continue
+			default:
+				s.world.Put(rec.Request, rec.Lane)
+			}
+			s.check.reclaimed(holders[n])
+			did = true
+		}
+	}
+	return did
 }
 
 // drain tells a worker to shut down, and starts another.
