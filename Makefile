@@ -7,7 +7,7 @@ LDFLAGS := -s -w
 RACE    := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-clean test test-servers check fmt vet fuzz clean
+.PHONY: help build demo demo-clean test chaos test-servers check fmt vet fuzz clean
 
 help: ## list the targets
 	@awk 'BEGIN{FS=":.*## "} /^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,11 @@ demo-clean: ## forget what the demo has made
 test: vet test-servers ## the whole test suite
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector"
 	$(GO) test $(RACE) -shuffle=on -timeout 20m ./...
+	@# With the race detector there is time for a part of the schedules only: all of them now.
+	cd internal/simulation && $(GO) test -count=1 -timeout 20m
+
+chaos: test-servers ## kill, stop and cut off real workers; prints a table (TABLE=file writes it there, too)
+	MESHMILL_CHAOS_TABLE=$(if $(TABLE),$(abspath $(TABLE))) $(GO) test -tags chaos -count=1 -timeout 25m ./test/chaos -v
 
 test-servers: ## build the NATS and MinIO images for the tests, once per machine
 	$(GO) run ./internal/servertest/build

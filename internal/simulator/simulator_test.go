@@ -259,7 +259,11 @@ func TestModelsLab(t *testing.T) {
 	for name, sync := range map[string]float64{"processing": 0, "success at once": 1} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, simulator.Config{ModelsLabKey: labKey, ModelsLabSync: sync})
+			cfg := simulator.Config{ModelsLabKey: labKey, ModelsLabSync: sync}
+			if sync == 0 { // long enough for the create call to find it unfinished
+				cfg.Durations = simulator.Each(2*time.Second, 2*time.Second)
+			}
+			s := start(t, cfg)
 			link := labUpload(t, s, disc(t, 3))
 			a := must(t, s.ModelsLabBaseURL()+"/3d/image_to_3d", "", object{"key": labKey, "image": link, "init_image": link, "output_format": "glb"})
 			if got := text(a.body, "status"); (got == "success") != (sync == 1) {
