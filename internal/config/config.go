@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/pflag"
 
+	"github.com/meshmill/meshmill/internal/cost"
 	"github.com/meshmill/meshmill/pkg/jobs"
 	"github.com/meshmill/meshmill/pkg/storage"
 )
@@ -39,6 +40,10 @@ type Config struct {
 	Names jobs.Names
 
 	CSM, ModelsLab Account
+	// CSMCost and ModelsLabCost are what a person says a job costs there.
+	CSMCost, ModelsLabCost cost.Prices
+	// AskAbove is from where on a person is asked before jobs are enqueued.
+	AskAbove cost.Threshold
 
 	Lease            time.Duration
 	OnUnknown        string // OnUnknownPark or OnUnknownResubmit
@@ -122,10 +127,13 @@ var settings = []setting{
 	{"CSM_API_KEY", "", "", "key of the CSM.ai account", "", secret(func(c *Config) *Secret { return &c.CSM.APIKey }), false},
 	{"CSM_BASE_URL", "csm-base-url", "https://api.csm.ai", "address of the CSM.ai API", "https://api.csm.ai", httpURL(func(c *Config) *string { return &c.CSM.BaseURL }), false},
 	{"CSM_CONCURRENCY", "csm-concurrency", "5", "sessions in flight on the CSM.ai account over the whole fleet", "5", whole(func(c *Config) *int { return &c.CSM.Concurrency }, 1, 10000), false},
+	{"CSM_COST", "csm-cost", "", "estimate of what one job costs in US dollars, for all modes or for each (`v2=0.20,v1 refine=1`); CSM.ai sells credits at USD 0.20, but not in public how many a job takes, so nothing is assumed", "v2=0.20,v1=0.60", prices(func(c *Config) *cost.Prices { return &c.CSMCost }), false},
 	{"MODELSLAB_API_KEY", "", "", "key of the ModelsLab account", "", secret(func(c *Config) *Secret { return &c.ModelsLab.APIKey }), false},
 	{"MODELSLAB_BASE_URL", "modelslab-base-url", "https://modelslab.com/api/v6", "address of the ModelsLab API", "https://modelslab.com/api/v6", httpURL(func(c *Config) *string { return &c.ModelsLab.BaseURL }), false},
 	{"MODELSLAB_CONCURRENCY", "modelslab-concurrency", "5", "sessions in flight on the ModelsLab account over the whole fleet", "5", whole(func(c *Config) *int { return &c.ModelsLab.Concurrency }, 1, 10000), false},
+	{"MODELSLAB_COST", "modelslab-cost", "", "likewise for ModelsLab, whose price of a mesh is not public", "0.05", prices(func(c *Config) *cost.Prices { return &c.ModelsLabCost }), false},
 
+	{"MESHMILL_ASK_ABOVE", "ask-above", "100", "on a terminal, ask before more than so many jobs are enqueued, or jobs for more than an amount (`20USD`); `off` never asks", "20USD", askAbove, false},
 	{"MESHMILL_LEASE", "lease", "30s", "how long a silent worker keeps a job before another takes over", "30s", duration(func(c *Config) *time.Duration { return &c.Lease }, time.Second, time.Hour), false},
 	{"MESHMILL_ON_UNKNOWN", "on-unknown", OnUnknownPark, "`park` or `resubmit`: what to do when it cannot be found out whether a paid call went through", OnUnknownPark, choice(func(c *Config) *string { return &c.OnUnknown }, OnUnknownPark, OnUnknownResubmit), false},
 	{"MESHMILL_POLL_MIN", "poll-min", "2s", "shortest interval between polls of a session", "2s", duration(func(c *Config) *time.Duration { return &c.PollMin }, 10*time.Millisecond, time.Hour), false},

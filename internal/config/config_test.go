@@ -107,6 +107,8 @@ func TestMistakes(t *testing.T) {
 		"secret hidden": {map[string]string{"CSM_API_KEY": "sk secret"}, []string{"--embedded"}, []string{"CSM_API_KEY is not valid, must be text without spaces and line ends"}},
 		"half a pair":   {map[string]string{"NATS_CERT": "c.pem"}, []string{"--embedded"}, []string{"NATS_CERT and NATS_KEY must be set together, such as /etc/meshmill/client.pem and /etc/meshmill/client-key.pem"}},
 		"half a key":    {map[string]string{"NATS_URL": "x", "AWS_ACCESS_KEY_ID": "a"}, nil, []string{"AWS_SECRET_ACCESS_KEY is not set, but AWS_ACCESS_KEY_ID is: set both or neither"}},
+		"price":         {map[string]string{"CSM_COST": "cheap"}, []string{"--embedded"}, []string{`CSM_COST is "cheap", must be an amount of US dollars for each job, or MODE=AMOUNT with commas between, such as v2=0.20,v1=0.60`}},
+		"threshold":     {map[string]string{"MESHMILL_ASK_ABOVE": "much"}, []string{"--embedded"}, []string{`MESHMILL_ASK_ABOVE is "much", must be a number of jobs such as 100, an amount such as 20USD, or off, such as 20USD`}},
 		"empty flag":    {nil, []string{"--embedded", "--bucket="}, []string{"MESHMILL_BUCKET (--bucket) is empty, such as meshmill"}},
 		"all at once": {map[string]string{"MESHMILL_GRACE": "x", "CSM_CONCURRENCY": "x", "MESHMILL_LOG_LEVEL": "loud"}, nil, []string{
 			`CSM_CONCURRENCY is "x", must be a whole number from 1 to 10000, such as 5`,

@@ -14,6 +14,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/meshmill/meshmill/internal/cost"
 	"github.com/meshmill/meshmill/pkg/jobs"
 )
 
@@ -138,6 +139,20 @@ func httpURL(field func(*Config) *string) parser {
 		*field(c) = strings.TrimRight(s, "/")
 		return nil
 	}
+}
+
+func prices(field func(*Config) *cost.Prices) parser {
+	return func(c *Config, s string) error {
+		p, err := cost.ParsePrices(s)
+		*field(c) = p
+		return err
+	}
+}
+
+func askAbove(c *Config, s string) error {
+	t, err := cost.ParseThreshold(s)
+	c.AskAbove = t
+	return err
 }
 
 func brokerURLs(c *Config, s string) error {
