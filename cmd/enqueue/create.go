@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,8 +13,8 @@ import (
 	"github.com/meshmill/meshmill/internal/bulk"
 	"github.com/meshmill/meshmill/internal/config"
 	"github.com/meshmill/meshmill/internal/connect"
+	"github.com/meshmill/meshmill/internal/cost"
 	"github.com/meshmill/meshmill/internal/picture"
-	"github.com/meshmill/meshmill/internal/progress"
 	"github.com/meshmill/meshmill/pkg/jobs"
 )
 
@@ -29,13 +27,28 @@ type creation struct {
 	labels              []string
 	filter              picture.Filter
 	dryRun, force, wait bool
-	check               func(args []string, c *config.Config) error
-	sources             func(args []string) iter.Seq[bulk.Source]
+	maxJobs             int
+	maxCost             string
+	yes                 bool
+
+	// check refuses arguments before anything is done; sources yields the
+	// images. Both may look at cfg and terms, which run sets before.
+	check   func(args []string) error
+	sources func(args []string) iter.Seq[bulk.Source]
+	// failed tells, after the sources, why they ended early; nil if they cannot.
+	failed func() error
+	// mixed says that each source may have a provider of its own.
+	mixed bool
+	// once says that the sources can be read once only.
+	once func(args []string) bool
+
+	cfg   config.Config
+	terms terms
 }
 
 func (a *app) folderCommand() *cobra.Command {
 	c := &creation{a: a}
-	c.check = func(args []string, _ *config.Config) error {
+	c.check = func(args []string) error {
 		if err := c.filter.Check(); err != nil {
 			return err
 		}
@@ -46,24 +59,28 @@ func (a *app) folderCommand() *cobra.Command {
 not by name. Hidden files are passed over; links are followed.`, "a folder")
 	cmd.Flags().StringArrayVar(&c.filter.Include, "include", nil, "take only files whose name matches `GLOB`; may be repeated")
 	cmd.Flags().StringArrayVar(&c.filter.Exclude, "exclude", nil, "leave out files and folders whose name matches `GLOB`; may be repeated")
+	cmd.ValidArgsFunction = dirsOnly
 	return cmd
 }
 
 func (a *app) fileCommand() *cobra.Command {
 	c := &creation{a: a, sources: bulk.Files}
-	c.check = func(args []string, _ *config.Config) error { return bulk.CheckFiles(args, picture.DefaultLimits) }
+	c.check = func(args []string) error { return bulk.CheckFiles(args, picture.DefaultLimits) }
 	return c.command("file FILE…", "Enqueue images", "Enqueues images. If one of them cannot be converted, none is enqueued.", "a file")
 }
 
 func (a *app) urlCommand() *cobra.Command {
 	c := &creation{a: a, sources: bulk.URLs}
-	c.check = func(args []string, cfg *config.Config) error {
-		// What another worker may read is its own business.
-		return bulk.CheckURLs(args, cfg.AllowPrivateURLs || !cfg.Embedded)
-	}
-	return c.command("url URL…", "Enqueue images by their address", `Enqueues images by their http or https address. The worker, or the provider
+	c.check = func(args []string) error { return bulk.CheckURLs(args, c.mayBePrivate()) }
+	cmd := c.command("url URL…", "Enqueue images by their address", `Enqueues images by their http or https address. The worker, or the provider
 itself, fetches them when their turn comes.`, "a URL")
+	cmd.ValidArgsFunction = cobra.NoFileCompletions
+	return cmd
 }
+
+// mayBePrivate reports whether an address on a private network is this
+// process's business: what another worker may read is its own.
+func (c *creation) mayBePrivate() bool { return c.cfg.AllowPrivateURLs || !c.cfg.Embedded }
 
 func (c *creation) command(use, short, long, what string) *cobra.Command {
 	cmd := &cobra.Command{
@@ -79,9 +96,13 @@ func (c *creation) command(use, short, long, what string) *cobra.Command {
 	f.StringVar(&c.batch, "batch", "", "`NAME` of the batch; made of the time if left out")
 	f.StringArrayVar(&c.labels, "label", nil, "a label as `KEY=VALUE`, which events carry; may be repeated")
 	f.StringVar(&c.lane, "lane", string(jobs.Bulk), "queue: interactive, which goes first, or bulk")
-	f.BoolVar(&c.dryRun, "dry-run", false, "check everything and show what would be enqueued; change nothing")
+	f.BoolVar(&c.dryRun, "dry-run", false, "check everything and show what would be bought, and for how much; change nothing")
+	f.IntVar(&c.maxJobs, "max-jobs", 0, "enqueue at most `N` new jobs; the same command goes on from there")
+	f.StringVar(&c.maxCost, "max-cost", "", "enqueue new jobs for at most `AMOUNT` US dollars, by the configured prices")
+	f.BoolVarP(&c.yes, "yes", "y", false, "do not ask, however many jobs there are")
 	f.BoolVar(&c.force, "force", false, "buy again what has been bought before")
 	f.BoolVar(&c.wait, "wait", false, "wait until all jobs have ended; --embedded always does")
+	c.a.completeCreation(cmd)
 	return cmd
 }
 
@@ -96,62 +117,46 @@ func (c *creation) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	connect.Simulate(&cfg)
-	o, template, err := c.plan(&cfg)
-	if err = usage(errors.Join(err, c.check(args, &cfg))); err != nil {
+	c.cfg = cfg
+	if err = usage(errors.Join(c.plan(), c.check(args))); err != nil {
 		return err
 	}
 	if c.dryRun {
-		return c.dry(cmd.Context(), args, template)
+		return c.dry(cmd.Context(), args)
 	}
-	return c.enqueue(cmd.Context(), cfg, o, template, args)
+	if err := c.ask(cmd.Context(), args); err != nil {
+		return err
+	}
+	return c.enqueue(cmd.Context(), args)
 }
 
-// plan makes the template of all requests, and warns of what is unwise.
-func (c *creation) plan(cfg *config.Config) (offer, bulk.Template, error) {
-	t := bulk.Template{Formats: c.formats, Batch: c.batch, Force: c.force}
-	var errs []error
-	if t.Batch == "" {
-		t.Batch = batchName(time.Now())
+// ask asks a person on a terminal before much is bought. A script is not asked:
+// it has --max-jobs and --max-cost.
+func (c *creation) ask(ctx context.Context, args []string) error {
+	if c.yes || !c.a.interactive() || (c.once != nil && c.once(args)) {
+		return nil
 	}
-	lane, err := jobs.ParseLane(c.lane)
-	t.Lane, errs = lane, append(errs, err)
-	for _, l := range c.labels {
-		k, v, ok := strings.Cut(l, "=")
-		if !ok {
-			errs = append(errs, fmt.Errorf("--label is %q, must be KEY=VALUE", l))
-			continue
+	var sum cost.Sum
+	for s := range c.sources(args) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
-		if t.Labels == nil {
-			t.Labels = map[string]string{}
+		t := s.Template
+		if t == nil {
+			t = &c.terms.template
 		}
-		t.Labels[k] = v
+		if s.Err == nil && (c.maxJobs == 0 || sum.Jobs() < c.maxJobs) {
+			sum.Add(cost.Amount(t.Cost), t.Priced)
+		}
 	}
-	o, err := chooseOffer(c.provider, cfg)
-	if err != nil {
-		return o, t, errors.Join(append(errs, err)...)
+	if !c.cfg.AskAbove.Asks(&sum) {
+		return nil
 	}
-	t.Provider = o.Name()
-	options, err := o.options(c.preset, c.options)
-	if err != nil {
-		return o, t, errors.Join(append(errs, err)...)
+	most := ""
+	if c.terms.maxCost > 0 {
+		most = fmt.Sprintf(", and at most %s", c.terms.maxCost)
 	}
-	t.Options = options
-	plan, err := o.Plan(options, c.formats)
-	if err = errors.Join(append(errs, err, t.Check())...); err != nil {
-		return o, t, err
-	}
-	t.Options = plan.Options
-	for _, w := range plan.Warnings {
-		c.a.note("warning: %s", progress.Clean(w))
-	}
-	return o, t, nil
-}
-
-// note prints a message on standard error, unless it is to be quiet.
-func (a *app) note(format string, args ...any) {
-	if !a.quiet {
-		fmt.Fprintf(a.stderr, format+"\n", args...)
-	}
+	return c.a.confirm(ctx, fmt.Sprintf("There are %d images. Those that are not there already will be bought, for %s by estimate%s.", sum.Jobs(), &sum, most))
 }
 
 // batchName names a batch after the time, and so that two in one second differ.
@@ -164,54 +169,9 @@ func batchName(now time.Time) string {
 	return string(name)
 }
 
-// dryLine is what --dry-run prints for an image.
-type dryLine struct {
-	Type     string         `json:"type"`
-	ID       string         `json:"id"`
-	Provider string         `json:"provider"`
-	Image    jobs.Image     `json:"image"`
-	Options  map[string]any `json:"options,omitempty"`
-	Formats  []string       `json:"formats,omitempty"`
-}
-
-// dry reads every image and says what would be enqueued. It talks to nobody.
-func (c *creation) dry(ctx context.Context, args []string, t bulk.Template) error {
-	var sum struct {
-		Type    string `json:"type"`
-		Images  int    `json:"images"`
-		Refused int    `json:"refused"`
+// note prints a message on standard error, unless it is to be quiet.
+func (a *app) note(format string, args ...any) {
+	if !a.quiet {
+		fmt.Fprintf(a.stderr, format+"\n", args...)
 	}
-	sum.Type = "dry_run"
-	table := progress.NewTable(c.a.stdout, "JOB", "IMAGE", "PROVIDER")
-	enc := json.NewEncoder(c.a.stdout)
-	var broken error
-	p := bulk.Pipeline{Template: t, Limits: picture.DefaultLimits, Done: func(o bulk.Outcome) {
-		switch {
-		case o.Err != nil:
-			sum.Refused++
-			fmt.Fprintf(c.a.stderr, "%s %s\n", progress.Clean(o.Source.Name), progress.Clean(o.Err.Error()))
-		case o.SameAs != "":
-			c.a.note("%s is the same image as %s", progress.Clean(o.Source.Name), progress.Clean(o.SameAs))
-		case c.a.json:
-			sum.Images++
-			broken = errors.Join(broken, enc.Encode(dryLine{"job", o.ID, t.Provider, o.Image, t.Options, t.Formats}))
-		default:
-			sum.Images++
-			table.Row(o.ID, o.Source.Name, t.Provider)
-		}
-	}}
-	if err := p.Run(ctx, c.sources(args)); err != nil {
-		return err
-	}
-	if c.a.json {
-		broken = errors.Join(broken, enc.Encode(sum))
-	}
-	if err := errors.Join(broken, table.Flush()); err != nil {
-		return err
-	}
-	c.a.note("dry run: %d jobs would be enqueued that are not there already, %d files would be refused", sum.Images, sum.Refused)
-	if sum.Refused > 0 {
-		return errSomeFailed
-	}
-	return nil
 }

@@ -158,7 +158,7 @@ func TestInterruptedWhileOthersWork(t *testing.T) {
 	if code := run(ctx, args, nil, &out, &errs, from(env)); code != statusInterrupted {
 		t.Fatalf("exit status %d, want 130; %s", code, errs.String())
 	}
-	if !strings.Contains(errs.String(), "interrupted: the jobs in the queue go on; follow them with: enqueue status --batch b\n") {
+	if !strings.Contains(errs.String(), "interrupted: the jobs in the queue go on; follow them with: enqueue watch --batch b\n") {
 		t.Errorf("it does not say how to go on:\n%s", errs.String())
 	}
 	var errs2 output

@@ -4,29 +4,37 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"slices"
 	"time"
 
 	"github.com/mattn/go-runewidth"
 
+	"github.com/meshmill/meshmill/internal/bulk"
 	"github.com/meshmill/meshmill/internal/connect"
 	"github.com/meshmill/meshmill/internal/progress"
 	"github.com/meshmill/meshmill/pkg/jobs"
 )
+
+// lineSchema is the version of the lines that --json prints, in each of them but
+// those of jobs, which have that of their record. See docs/json.md.
+const lineSchema = "meshmill.cli.v1"
 
 // jobLine is one job in JSON Lines: the fields of its record, and what became
 // of its image in this call.
 type jobLine struct {
 	Type    string       `json:"type"`
 	Outcome jobs.Outcome `json:"outcome,omitempty"`
+	// Remark says in words what the command did to the job.
+	Remark string `json:"remark,omitempty"`
 	*jobs.Record
 }
 
 // refusedLine is an image that did not become a job.
 type refusedLine struct {
-	Type  string `json:"type"`
-	Image string `json:"image"`
+	Type   string `json:"type"`
+	Schema string `json:"schema"`
+	Image  string `json:"image"`
+	// Place is where a list names it, such as "line 7".
+	Place string `json:"place,omitempty"`
 	Error string `json:"error"`
 }
 
@@ -34,6 +42,7 @@ type refusedLine struct {
 // there.
 type summary struct {
 	Type      string `json:"type"`
+	Schema    string `json:"schema"`
 	Batch     string `json:"batch,omitempty"`
 	Enqueued  int    `json:"enqueued"`
 	Skipped   int    `json:"skipped"`
@@ -46,11 +55,23 @@ type summary struct {
 	// Queued and Working count the jobs that have not ended.
 	Queued  int `json:"queued,omitempty"`
 	Working int `json:"working,omitempty"`
+	// CostUSD is the estimate for the new jobs whose price is known, and
+	// CostUnknown counts the others.
+	CostUSD     float64 `json:"cost_usd,omitempty"`
+	CostUnknown int     `json:"cost_unknown,omitempty"`
+	// Stopped says which limit ended the call: max_jobs or max_cost.
+	Stopped string `json:"stopped,omitempty"`
 }
 
-func (s *summary) count(r *jobs.Record) {
-	switch shown(r) {
-	case jobs.Queued, waiting:
+func newSummary(batch string) summary {
+	return summary{Type: "summary", Schema: lineSchema, Batch: batch}
+}
+
+func (s *summary) count(r *jobs.Record) { s.countState(bulk.Shown(r)) }
+
+func (s *summary) countState(state jobs.State) {
+	switch state {
+	case jobs.Queued, bulk.Waiting:
 		s.Queued++
 	case jobs.Completed:
 		s.Completed++
@@ -65,16 +86,11 @@ func (s *summary) count(r *jobs.Record) {
 	}
 }
 
-// waiting is what people read of a job whose paid call was refused for now:
-// "submitting" would sound as if money were being spent.
-const waiting jobs.State = "waiting"
-
-// shown is a job's state as people read it.
-func shown(r *jobs.Record) jobs.State {
-	if r.Waiting() {
-		return waiting
-	}
-	return r.State
+// take replaces the counts of states by those of a view.
+func (s *summary) take(c progress.Counts) {
+	s.Completed, s.Failed, s.Parked, s.Cancelled = c.Stored, c.Failed, c.Parked, c.Cancelled
+	s.Working = c.Converting + c.Storing
+	s.Queued = c.Jobs - s.Working - c.Stored - c.Failed - c.Parked - c.Cancelled
 }
 
 // text is the summary in words: what there is none of is left out.
@@ -118,12 +134,12 @@ type printer struct {
 	err   error
 }
 
-func (a *app) printer(w io.Writer, c *connect.Conns) *printer {
+func (a *app) printer(c *connect.Conns) *printer {
 	p := &printer{result: c.Result}
 	if a.json {
-		p.json = json.NewEncoder(w)
+		p.json = json.NewEncoder(a.stdout)
 	} else {
-		p.table = progress.NewTable(w, "JOB", "IMAGE", "PROVIDER", "STATE", "TIME", "RESULT")
+		p.table = progress.NewTable(a.stdout, "JOB", "IMAGE", "PROVIDER", "STATE", "TIME", "RESULT")
 	}
 	return p
 }
@@ -131,10 +147,10 @@ func (a *app) printer(w io.Writer, c *connect.Conns) *printer {
 // job prints one job; remark is shown to people in place of a result.
 func (p *printer) job(r *jobs.Record, outcome jobs.Outcome, remark string) {
 	if p.json != nil {
-		p.line(jobLine{"job", outcome, r})
+		p.line(jobLine{"job", outcome, remark, r})
 		return
 	}
-	state := string(shown(r))
+	state := string(bulk.Shown(r))
 	if outcome == jobs.Skipped {
 		state += " (skipped)"
 	}
@@ -197,42 +213,86 @@ func duration(r *jobs.Record) string {
 // pageJobs is how many jobs are looked up at a time.
 const pageJobs = 500
 
-// entry is a job of this call, in the order of the images.
-type entry struct {
-	id     string
-	name   string
-	out    jobs.Outcome
-	sameAs string
+// page looks a page of jobs up.
+func page(ctx context.Context, client *jobs.Client, ids []string) (map[string]*jobs.Record, error) {
+	records := make(map[string]*jobs.Record, len(ids))
+	for r, err := range client.List(ctx, jobs.Filter{IDs: ids}) {
+		if err != nil {
+			return nil, err
+		}
+		records[r.ID] = r
+	}
+	return records, nil
 }
 
-// printAll prints the jobs of a call in their order, and counts their states.
-func (p *printer) printAll(ctx context.Context, client *jobs.Client, entries []entry, sum *summary) error {
-	for page := range slices.Chunk(entries, pageJobs) {
-		ids := make([]string, len(page))
-		for i, e := range page {
-			ids[i] = e.id
+// all prints the jobs of a call in the order of their images, and counts their
+// states anew.
+func (p *printer) all(ctx context.Context, k *call) error {
+	k.sum.Completed, k.sum.Failed, k.sum.Parked, k.sum.Cancelled, k.sum.Queued, k.sum.Working = 0, 0, 0, 0, 0, 0
+	twins := k.twins
+	for from := 0; from < k.ids.Len(); from += pageJobs {
+		var ids []string
+		for i := from; i < min(from+pageJobs, k.ids.Len()); i++ {
+			ids = append(ids, k.ids.At(i))
 		}
-		records := make(map[string]*jobs.Record, len(page))
-		for r, err := range client.List(ctx, jobs.Filter{IDs: ids}) {
-			if err != nil {
-				return err
+		records, err := page(ctx, k.conns.Client, ids)
+		if err != nil {
+			return err
+		}
+		for i, id := range ids {
+			for ; len(twins) > 0 && twins[0].after <= from+i; twins = twins[1:] {
+				p.twin(twins[0])
 			}
-			records[r.ID] = r
+			r := records[id]
+			if r == nil {
+				return fmt.Errorf("job %s has vanished from the broker: enqueue it again", id)
+			}
+			outcome := jobs.Skipped
+			if k.enqueued[from+i] {
+				outcome = jobs.Enqueued
+			}
+			k.sum.count(r)
+			p.job(r, outcome, "")
 		}
-		for _, e := range page {
-			r := records[e.id]
-			switch {
-			case r == nil:
-				return fmt.Errorf("job %s has vanished from the broker: enqueue it again", e.id)
-			case e.sameAs != "":
-				if p.table != nil {
-					p.table.Row(r.ID, e.name, r.Provider, string(r.State), "", "the same image as "+e.sameAs)
-				}
-			default:
-				sum.count(r)
-				p.job(r, e.out, "")
+	}
+	for _, t := range twins {
+		p.twin(t)
+	}
+	return nil
+}
+
+func (p *printer) twin(t twin) {
+	if p.table != nil {
+		p.table.Row(t.id, t.name, "", "skipped", "", "the same image as "+t.sameAs)
+	}
+}
+
+// some prints those of the jobs that are still in trouble.
+func (p *printer) some(ctx context.Context, client *jobs.Client, troubled *bulk.IDs) error {
+	told := map[string]bool{} // of the last page: a job can be in trouble twice
+	for from := 0; from < troubled.Len(); from += pageJobs {
+		var ids []string
+		for i := from; i < min(from+pageJobs, troubled.Len()); i++ {
+			ids = append(ids, troubled.At(i))
+		}
+		records, err := page(ctx, client, ids)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			if r := records[id]; r != nil && !told[id] && (r.State == jobs.Failed || r.State == jobs.Parked) {
+				told[id] = true
+				p.job(r, "", "")
 			}
 		}
 	}
 	return nil
+}
+
+// end prints the summary in JSON Lines, and what is left of a table.
+func (p *printer) end(s *summary) error {
+	if p.json != nil {
+		p.line(s)
+	}
+	return p.flush()
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshmill/meshmill/internal/config"
 	"github.com/meshmill/meshmill/internal/connect"
+	"github.com/meshmill/meshmill/internal/cost"
 	"github.com/meshmill/meshmill/internal/progress"
 	"github.com/meshmill/meshmill/pkg/csm"
 	"github.com/meshmill/meshmill/pkg/jobs"
@@ -24,11 +25,19 @@ type offer struct {
 	jobs.Provider
 	key     string // the variable that holds its key
 	account func(*config.Config) *config.Account
+	costVar string // the variable that holds its prices
+	prices  func(*config.Config) cost.Prices
 }
 
 var offers = []offer{
-	{csm.NewProvider(nil), "CSM_API_KEY", func(c *config.Config) *config.Account { return &c.CSM }},
-	{modelslab.NewProvider(nil), "MODELSLAB_API_KEY", func(c *config.Config) *config.Account { return &c.ModelsLab }},
+	{
+		csm.NewProvider(nil), "CSM_API_KEY", func(c *config.Config) *config.Account { return &c.CSM },
+		"CSM_COST", func(c *config.Config) cost.Prices { return c.CSMCost },
+	},
+	{
+		modelslab.NewProvider(nil), "MODELSLAB_API_KEY", func(c *config.Config) *config.Account { return &c.ModelsLab },
+		"MODELSLAB_COST", func(c *config.Config) cost.Prices { return c.ModelsLabCost },
+	},
 }
 
 func offerNames(list []offer, and string) string {
@@ -157,18 +166,46 @@ func (a *app) providersCommand() *cobra.Command {
 	}
 }
 
+// providerLine is one provider in JSON Lines.
+type providerLine struct {
+	Type    string        `json:"type"`
+	Schema  string        `json:"schema"`
+	Name    string        `json:"name"`
+	Title   string        `json:"title"`
+	BaseURL string        `json:"base_url"`
+	HasKey  bool          `json:"has_key"`
+	Formats []string      `json:"formats"`
+	Presets []presetLine  `json:"presets"`
+	Options []jobs.Option `json:"options"`
+}
+
+// presetLine is a preset with what it buys.
+type presetLine struct {
+	jobs.Preset
+	Mode    string   `json:"mode"`
+	CostUSD *float64 `json:"cost_usd,omitempty"`
+}
+
+// presets completes the presets of a provider by their price.
+func presets(o offer, c *config.Config) []presetLine {
+	list := []presetLine{}
+	for _, p := range o.Catalog().Presets {
+		l := presetLine{Preset: p}
+		if plan, err := o.Plan(p.Options, nil); err == nil {
+			l.Mode = plan.Mode
+			amount, known := o.prices(c).Of(plan.Mode)
+			l.CostUSD = dollars(int64(amount), known)
+		}
+		list = append(list, l)
+	}
+	return list
+}
+
 func (a *app) providerJSON(o offer, c *config.Config) error {
 	cat := o.Catalog()
-	return json.NewEncoder(a.stdout).Encode(struct {
-		Type    string        `json:"type"`
-		Name    string        `json:"name"`
-		Title   string        `json:"title"`
-		BaseURL string        `json:"base_url"`
-		HasKey  bool          `json:"has_key"`
-		Formats []string      `json:"formats"`
-		Presets []jobs.Preset `json:"presets"`
-		Options []jobs.Option `json:"options"`
-	}{"provider", o.Name(), cat.Title, o.account(c).BaseURL, o.account(c).APIKey != "", cat.Formats, cat.Presets, cat.Options})
+	return json.NewEncoder(a.stdout).Encode(providerLine{
+		"provider", lineSchema, o.Name(), cat.Title, o.account(c).BaseURL, o.account(c).APIKey != "", cat.Formats, presets(o, c), cat.Options,
+	})
 }
 
 func (a *app) provider(o offer, c *config.Config) error {
@@ -180,13 +217,17 @@ func (a *app) provider(o offer, c *config.Config) error {
 	fmt.Fprintf(w, "%s: %s at %s, %s\nformats: %s\n", o.Name(), cat.Title, o.account(c).BaseURL, key, strings.Join(cat.Formats, ", "))
 	if len(cat.Presets) > 0 {
 		fmt.Fprintln(w)
-		t := progress.NewTable(w, "PRESET", "OPTIONS", "MEANING")
-		for _, p := range cat.Presets {
+		t := progress.NewTable(w, "PRESET", "MODE", "COST", "OPTIONS", "MEANING")
+		for _, p := range presets(o, c) {
 			doc := p.Doc
 			if p.Deprecated != "" {
 				doc += " (deprecated: " + p.Deprecated + ")"
 			}
-			t.Row(p.Name, optionText(p.Options), doc)
+			price := "unknown"
+			if p.CostUSD != nil {
+				price = cost.Amount(*p.CostUSD * 1e6).String()
+			}
+			t.Row(p.Name, p.Mode, price, optionText(p.Options), doc)
 		}
 		if err := t.Flush(); err != nil {
 			return err

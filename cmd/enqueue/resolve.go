@@ -90,7 +90,7 @@ func (a *app) cancel(ctx context.Context, c *connect.Conns, ids []string, batch 
 		}
 	}
 	var errs []error
-	p := a.printer(a.stdout, c)
+	p := a.printer(c)
 	for _, id := range ids {
 		r, err := c.Client.Cancel(ctx, id)
 		if err != nil {
@@ -114,7 +114,7 @@ func cancelRemark(r *jobs.Record) string {
 
 // changed prints a job that a command has changed.
 func (a *app) changed(c *connect.Conns, r *jobs.Record) error {
-	p := a.printer(a.stdout, c)
+	p := a.printer(c)
 	p.job(r, "", "")
 	return p.flush()
 }

@@ -20,6 +20,7 @@ type app struct {
 	lookup         func(string) (string, bool)
 
 	json, quiet, noProgress bool
+	byEnv                   map[string]bool // flags set by the environment
 	simulation              connect.Simulation
 }
 
@@ -35,7 +36,12 @@ them, each once. With --embedded everything runs in this process:
 Results go to standard output, progress and messages to standard error.
 
 Exit status: 0 all good; 1 error; 2 usage or configuration; 3 some jobs failed
-or are parked; 130 interrupted.`,
+or are parked; 130 interrupted.
+
+Every flag may also come from the environment. Settings of Meshmill as a whole
+have the variable in brackets; every other flag has MESHMILL_ENQUEUE_ and its
+name, such as MESHMILL_ENQUEUE_MAX_JOBS for --max-jobs. Those that may be
+repeated have a value on each line.`,
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -50,7 +56,7 @@ or are parked; 130 interrupted.`,
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.fromEnvironment(cmd) }
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see: %s --help", err, cmd.CommandPath())
 	})
@@ -65,7 +71,7 @@ or are parked; 130 interrupted.`,
 	_ = flags.MarkHidden("simulate-faults")
 	config.Register(flags)
 	root.AddCommand(
-		a.folderCommand(), a.fileCommand(), a.urlCommand(),
+		a.folderCommand(), a.fileCommand(), a.urlCommand(), a.importCommand(),
 		a.statusCommand(), a.resolveCommand(), a.cancelCommand(), a.eventsCommand(), a.providersCommand(),
 	)
 	return root
@@ -93,7 +99,7 @@ func atLeast(n int, what string) cobra.PositionalArgs {
 // view starts the view of progress.
 func (a *app) view() *progress.View {
 	o := progress.Detect(a.stderr, a.lookup)
-	o.Quiet, o.Off = a.quiet, a.noProgress
+	o.Quiet, o.Off = a.quiet, a.noProgress || a.json && isTerminal(a.stdout) // the lines would be drawn over
 	return progress.New(o)
 }
 

@@ -27,13 +27,18 @@ func (a *app) open(cmd *cobra.Command) (*connect.Conns, error) {
 			return nil, usagef("there is no data folder %q: enqueue something with --embedded first, or set MESHMILL_DATA", cfg.Data)
 		}
 	}
+	return a.connect(cmd.Context(), cfg)
+}
+
+// connect opens the connections of such a command.
+func (a *app) connect(ctx context.Context, cfg config.Config) (*connect.Conns, error) {
 	v := progress.New(progress.Options{Out: a.stderr, Off: true, Quiet: a.quiet})
-	c, err := connect.Open(cmd.Context(), connect.Options{Config: cfg, Name: "meshmill-enqueue", Log: logger(&cfg, v)})
+	c, err := connect.Open(ctx, connect.Options{Config: cfg, Name: "meshmill-enqueue", Log: logger(&cfg, v)})
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Client.Check(cmd.Context()); err != nil {
-		return nil, errors.Join(err, c.Close(context.WithoutCancel(cmd.Context())))
+	if err := c.Client.Check(ctx); err != nil {
+		return nil, errors.Join(err, c.Close(context.WithoutCancel(ctx)))
 	}
 	return c, nil
 }
@@ -69,6 +74,9 @@ if any of them failed or is parked, and 1 if a named job does not exist.`,
 				return err
 			}
 			f.IDs = args
+			if len(args) > 0 {
+				a.unless(&f.Batch, "batch", cmd)
+			}
 			for _, s := range states {
 				if !slices.Contains(jobs.States, jobs.State(s)) {
 					return usagef("--state is %q, must be one of %v", s, jobs.States)
@@ -78,6 +86,7 @@ if any of them failed or is parked, and 1 if a named job does not exist.`,
 			return a.with(cmd, func(ctx context.Context, c *connect.Conns) error { return a.status(ctx, c, f) })
 		},
 	}
+	a.completeJobs(cmd)
 	cmd.Flags().StringVar(&f.Batch, "batch", "", "only jobs of the batch `NAME`")
 	cmd.Flags().StringVar(&f.Provider, "provider", "", "only jobs for the provider `NAME`")
 	cmd.Flags().StringSliceVar(&states, "state", nil, "only jobs in these states, such as failed,parked")
@@ -85,9 +94,9 @@ if any of them failed or is parked, and 1 if a named job does not exist.`,
 }
 
 func (a *app) status(ctx context.Context, c *connect.Conns, f jobs.Filter) error {
-	p := a.printer(a.stdout, c)
+	p := a.printer(c)
 	p.whole = len(f.IDs) > 0
-	sum := summary{Type: "summary", Batch: f.Batch}
+	sum := newSummary(f.Batch)
 	found := map[string]bool{}
 	for r, err := range c.Client.List(ctx, f) {
 		if err != nil {
@@ -99,10 +108,7 @@ func (a *app) status(ctx context.Context, c *connect.Conns, f jobs.Filter) error
 		}
 		p.job(r, "", "")
 	}
-	if p.json != nil {
-		p.line(sum)
-	}
-	if err := p.flush(); err != nil {
+	if err := p.end(&sum); err != nil {
 		return err
 	}
 	a.note("%s", sum.text())

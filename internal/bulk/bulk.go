@@ -3,7 +3,6 @@
 package bulk
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -29,6 +28,12 @@ type Template struct {
 	Lane     jobs.Lane
 	// Force buys again what has been bought before: every job gets a new id.
 	Force bool
+	// Mode is what is bought, in the provider's words, for people.
+	Mode string
+	// Cost is the price of one job in millionths of a dollar, and Priced says
+	// that it is known. They are no part of the request.
+	Cost   int64
+	Priced bool
 }
 
 // derive returns the id that the image has without Force.
@@ -72,6 +77,8 @@ type Outcome struct {
 	Image jobs.Image
 	// SameAs is the name of an earlier source of this call with the same image.
 	SameAs string
+	// Template is the one that the job was made of.
+	Template *Template
 	// Result is the queue's answer, if the source got that far.
 	Result jobs.Result
 	// Err is set if the source was refused: it is no image, cannot be read, or
@@ -82,10 +89,18 @@ type Outcome struct {
 // Pipeline enqueues images. Queue and Store may be nil: then nothing is
 // uploaded or enqueued, and the outcomes tell what would be.
 type Pipeline struct {
+	// Template is that of sources which have none of their own.
 	Template Template
 	Store    Store
 	Queue    Queue
-	Limits   picture.Limits
+	// Lookup, without a Queue, tells the states of those jobs that exist. It
+	// may be nil: then every job is taken for a new one.
+	Lookup func(ctx context.Context, ids []string) (map[string]jobs.State, error)
+	Limits picture.Limits
+	// MaxJobs and MaxCost bound the jobs that are enqueued, not those that are
+	// skipped. Zero is no bound.
+	MaxJobs int
+	MaxCost int64
 	// Found and Uploaded are called as images pass, from several goroutines.
 	Found, Uploaded func()
 	// Done is called once for each source, in the order of the sources and
@@ -109,6 +124,13 @@ type prepared struct {
 	image jobs.Image
 	fatal error // the pipeline cannot go on
 }
+
+// ErrMaxJobs and ErrMaxCost are returned by Run when one more job would be too
+// many or too dear. Those before it are in the queue.
+var (
+	ErrMaxJobs = errors.New("the limit of jobs is reached")
+	ErrMaxCost = errors.New("the limit of costs is reached")
+)
 
 // Run takes every source. A source that is refused does not stop the others;
 // a store or queue that fails does, and what is in the queue by then stays
@@ -134,7 +156,7 @@ func (p *Pipeline) Run(ctx context.Context, sources iter.Seq[Source]) error {
 			work.Go(func() { future <- p.prepare(ctx, s) })
 		}
 	})
-	c := collector{p: p, seen: map[string]string{}}
+	c := collector{p: p, run: jobs.FreshID()}
 	err := c.collect(ctx, futures)
 	if err != nil {
 		cancel(err)
@@ -145,10 +167,15 @@ func (p *Pipeline) Run(ctx context.Context, sources iter.Seq[Source]) error {
 // collector is the single goroutine that enqueues.
 type collector struct {
 	p    *Pipeline
-	seen map[string]string // derived id → name
+	run  string // makes the ids of Force different from those of other runs
+	seen seen
 	outs []Outcome
 	reqs []*jobs.Request // parallel to outs; nil needs no job
-	jobs int
+	jobs int             // in reqs
+	cost int64           // of these
+	// enqueued and spent are what has been put into the queue.
+	enqueued int
+	spent    int64
 }
 
 func (c *collector) collect(ctx context.Context, futures <-chan chan prepared) error {
@@ -199,104 +226,137 @@ func (c *collector) add(ctx context.Context, p prepared) error {
 	out := p.out
 	var req *jobs.Request
 	if out.Err == nil {
-		id, err := c.p.Template.derive(p.image)
-		if err != nil {
-			return err
+		t := out.Template
+		id, err := out.Source.ID, error(nil)
+		if id == "" {
+			if id, err = t.derive(p.image); err != nil {
+				return err
+			}
 		}
-		if first, again := c.seen[id]; again {
+		if first, again := c.seen.add(id, out.Source.Name); again {
 			out.ID, out.SameAs = id, first
 			out.Result = jobs.Result{ID: id, Outcome: jobs.Skipped, Reason: "the same image as " + first}
 		} else {
-			c.seen[id] = out.Source.Name
-			if c.p.Template.Force {
-				id = jobs.FreshID()
+			if t.Force {
+				id = c.fresh(id)
 			}
-			req, out.Err = c.p.Template.request(p.image, id)
+			req, out.Err = t.request(p.image, id)
 			out.ID = id
 		}
 		if out.Err != nil {
 			req, out.ID = nil, ""
 		}
 	}
-	c.outs, c.reqs = append(c.outs, out), append(c.reqs, req)
 	if req != nil {
+		if err := c.room(ctx, out.Template.Cost); err != nil {
+			return err
+		}
 		c.jobs++
+		c.cost += out.Template.Cost
 	}
+	c.outs, c.reqs = append(c.outs, out), append(c.reqs, req)
 	if c.jobs >= chunk || len(c.outs) >= 4*chunk {
 		return c.flush(ctx)
 	}
 	return nil
 }
 
+// fresh is an id that no other run gives, and this one gives to one image only.
+func (c *collector) fresh(id string) string {
+	sum := sha256.Sum256([]byte(c.run + id))
+	return hex.EncodeToString(sum[:16])
+}
+
+// room reports whether one more job may be enqueued. Only the queue knows how
+// many of those at hand are new, so it is asked before anything is refused.
+func (c *collector) room(ctx context.Context, cost int64) error {
+	over := func() error {
+		switch {
+		case c.p.MaxJobs > 0 && c.enqueued+c.jobs+1 > c.p.MaxJobs:
+			return ErrMaxJobs
+		case c.p.MaxCost > 0 && c.spent+c.cost+cost > c.p.MaxCost:
+			return ErrMaxCost
+		}
+		return nil
+	}
+	if over() == nil {
+		return nil
+	}
+	if err := c.flush(ctx); err != nil {
+		return err
+	}
+	return over()
+}
+
 // flush enqueues what has been collected.
 func (c *collector) flush(ctx context.Context) error {
-	items := make([]jobs.Item, 0, c.jobs)
-	for _, r := range c.reqs {
-		if r != nil {
-			items = append(items, jobs.Item{Request: *r, Lane: c.p.Template.Lane})
-		}
-	}
-	var results []jobs.Result
-	if c.p.Queue != nil && len(items) > 0 {
-		var err error
-		if results, err = c.p.Queue.EnqueueMany(ctx, items); err != nil {
-			return err
-		}
-		if len(results) != len(items) {
-			return fmt.Errorf("the queue answered %d of %d jobs", len(results), len(items))
-		}
+	results, err := c.enqueue(ctx)
+	if err != nil {
+		return err
 	}
 	next := 0
 	for i, out := range c.outs {
-		if c.reqs[i] != nil && results != nil {
+		if c.reqs[i] != nil {
 			out.Result = results[next]
 			out.Err = out.Result.Err
 			next++
+			if out.Result.Outcome == jobs.Enqueued {
+				c.enqueued++
+				c.spent += out.Template.Cost
+			}
 		}
 		if c.p.Done != nil {
 			c.p.Done(out)
 		}
 	}
-	c.outs, c.reqs, c.jobs = nil, nil, 0
+	clear(c.outs)
+	clear(c.reqs)
+	c.outs, c.reqs, c.jobs, c.cost = c.outs[:0], c.reqs[:0], 0, 0
 	return nil
 }
 
-// prepare reads and uploads one source.
-func (p *Pipeline) prepare(ctx context.Context, s Source) prepared {
-	refused := func(err error) prepared { return prepared{out: Outcome{Source: s, Err: err}} }
-	switch {
-	case s.Err != nil:
-		return refused(s.Err)
-	case ctx.Err() != nil:
-		return prepared{fatal: context.Cause(ctx)}
-	case s.URL != "":
-		return taken(s, jobs.Image{URL: s.URL, Name: s.Name})
+// enqueue returns a result for each request that has been collected.
+func (c *collector) enqueue(ctx context.Context) ([]jobs.Result, error) {
+	if c.jobs == 0 {
+		return nil, nil
 	}
-	data, info, err := picture.Read(s.Path, p.Limits)
-	if err != nil {
-		return refused(err)
+	if c.p.Queue == nil {
+		return c.wouldEnqueue(ctx)
 	}
-	image := jobs.Image{MediaType: info.MediaType, Name: s.Name}
-	if p.Store == nil {
-		sum := sha256.Sum256(data)
-		image.Object = jobs.InputKey(hex.EncodeToString(sum[:]), info.Ext)
-		return taken(s, image)
+	items := make([]jobs.Item, 0, c.jobs)
+	for i, r := range c.reqs {
+		if r != nil {
+			items = append(items, jobs.Item{Request: *r, Lane: c.outs[i].Template.Lane})
+		}
 	}
-	image.Object, _, err = p.Store.PutInput(ctx, bytes.NewReader(data), info.Ext, info.MediaType)
-	switch {
-	case ctx.Err() != nil:
-		return prepared{fatal: context.Cause(ctx)}
-	case err != nil && jobs.KindOf(err) == jobs.Permanent:
-		return refused(err)
-	case err != nil:
-		return prepared{fatal: err}
+	results, err := c.p.Queue.EnqueueMany(ctx, items)
+	if err == nil && len(results) != len(items) {
+		err = fmt.Errorf("the queue answered %d of %d jobs", len(results), len(items))
 	}
-	if p.Uploaded != nil {
-		p.Uploaded()
-	}
-	return taken(s, image)
+	return results, err
 }
 
-func taken(s Source, image jobs.Image) prepared {
-	return prepared{out: Outcome{Source: s, Image: image.Public()}, image: image}
+// wouldEnqueue tells what the queue would answer.
+func (c *collector) wouldEnqueue(ctx context.Context) ([]jobs.Result, error) {
+	ids := make([]string, 0, c.jobs)
+	for _, r := range c.reqs {
+		if r != nil {
+			ids = append(ids, r.ID)
+		}
+	}
+	var states map[string]jobs.State
+	if c.p.Lookup != nil {
+		var err error
+		if states, err = c.p.Lookup(ctx, ids); err != nil {
+			return nil, err
+		}
+	}
+	results := make([]jobs.Result, len(ids))
+	for i, id := range ids {
+		results[i] = jobs.Result{ID: id, Outcome: jobs.Enqueued, State: jobs.Queued}
+		if s, ok := states[id]; ok {
+			results[i].Outcome, results[i].State = jobs.Skipped, s
+		}
+	}
+	return results, nil
 }

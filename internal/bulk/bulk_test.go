@@ -391,6 +391,14 @@ func (w *watcher) Watch(ctx context.Context, _ jobs.Filter) iter.Seq2[*jobs.Reco
 	}
 }
 
+func idsOf(ids ...string) *bulk.IDs {
+	var l bulk.IDs
+	for _, id := range ids {
+		l.Add(id)
+	}
+	return &l
+}
+
 func TestFollow(t *testing.T) {
 	t.Parallel()
 	at := func(id string, s jobs.State) *jobs.Record { return &jobs.Record{ID: id, State: s} }
@@ -400,7 +408,7 @@ func TestFollow(t *testing.T) {
 		at("a", jobs.Completed), at("b", jobs.Failed),
 	}}
 	var got []string
-	err := bulk.Follow(t.Context(), w, []string{"a", "b"}, func(before jobs.State, r *jobs.Record) {
+	err := bulk.Follow(t.Context(), w, idsOf("a", "b"), func(before jobs.State, r *jobs.Record) {
 		got = append(got, fmt.Sprintf("%s %s-%s", r.ID, before, r.State))
 	})
 	want := []string{"a queued-queued", "b queued-running", "b running-parked", "b parked-running", "a queued-completed", "b running-failed"}
@@ -408,16 +416,16 @@ func TestFollow(t *testing.T) {
 		t.Errorf("error %v, changes (-want +got):\n%s", err, diff)
 	}
 	nothing := func(jobs.State, *jobs.Record) {}
-	if err := bulk.Follow(t.Context(), nil, nil, nothing); err != nil {
+	if err := bulk.Follow(t.Context(), nil, idsOf(), nothing); err != nil {
 		t.Errorf("nothing to follow: %v", err)
 	}
 	broken := errors.New("broken")
-	if err := bulk.Follow(t.Context(), &watcher{err: broken}, []string{"a"}, nothing); !errors.Is(err, broken) {
+	if err := bulk.Follow(t.Context(), &watcher{err: broken}, idsOf("a"), nothing); !errors.Is(err, broken) {
 		t.Errorf("error %v, want that of the watch", err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(broken)
-	if err := bulk.Follow(ctx, &watcher{}, []string{"a"}, nothing); !errors.Is(err, broken) {
+	if err := bulk.Follow(ctx, &watcher{}, idsOf("a"), nothing); !errors.Is(err, broken) {
 		t.Errorf("error %v, want the context's cause", err)
 	}
 }

@@ -15,13 +15,20 @@ import (
 	"github.com/meshmill/meshmill/pkg/jobs"
 )
 
-// Source is an image to enqueue: a file or a URL.
+// Source is an image to enqueue: a file, a URL, or an object of the bucket.
 type Source struct {
-	// Path opens the file; empty for a URL.
-	Path string
-	URL  string
+	// Exactly one of Path, URL and Object is set, or Err.
+	Path, URL, Object string
+	// MediaType is that of a URL or object; it may be empty.
+	MediaType string
+	// ID is the job's if it is not to be derived.
+	ID string
+	// Template is the job's; nil is the pipeline's.
+	Template *Template
 	// Name is what people call the image. It may hold control characters.
 	Name string
+	// Place is where a list names it, such as "line 7".
+	Place string
 	// Err says why it cannot be enqueued.
 	Err error
 }

@@ -1,8 +1,9 @@
 // Package progress shows how a bulk of jobs is getting on: a live view on a
 // terminal, plain lines at intervals elsewhere.
 //
-// The renderer is our own: progressbar libraries draw one line, and this view
-// has two, with messages above them.
+// The renderer is our own: progressbar libraries draw lines of one kind, and
+// this view has a bar for each phase, a table of the jobs in work, and messages
+// above them.
 package progress
 
 import (
@@ -13,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mattn/go-runewidth"
 	"golang.org/x/term"
 )
 
@@ -21,8 +21,9 @@ import (
 type Counts struct {
 	// Found, Uploaded and Queued count the images on their way into the queue.
 	Found, Uploaded, Queued int
-	// Skipped counts images whose job exists already.
-	Skipped int
+	// Skipped counts images whose job exists already, Refused those that did not
+	// become jobs.
+	Skipped, Refused int
 	// FoundAll is set when Found is final.
 	FoundAll bool
 
@@ -31,8 +32,9 @@ type Counts struct {
 	Follow bool
 	// Jobs counts the jobs that are followed.
 	Jobs int
-	// Converting and Storing count the jobs that are there now.
-	Converting, Storing int
+	// Converting, Waiting and Storing count the jobs that are there now: Waiting
+	// are those that the provider does not take at the moment.
+	Converting, Waiting, Storing int
 	// Stored, Failed, Parked and Cancelled count the jobs that have ended.
 	Stored, Failed, Parked, Cancelled int
 	// Before counts those that had ended before they were followed: they say
@@ -47,8 +49,8 @@ type Options struct {
 	Out io.Writer
 	// Terminal draws a live view; otherwise lines are written every Interval.
 	Terminal bool
-	// Width returns the columns of the terminal; nil is 80.
-	Width func() int
+	// Size returns the columns and lines of the terminal; nil is 80 by 24.
+	Size func() (columns, lines int)
 	// Color uses colours.
 	Color bool
 	// Off shows no progress, only messages.
@@ -70,12 +72,12 @@ func Detect(out io.Writer, lookup func(string) (string, bool)) Options {
 	}
 	noColor, _ := lookup("NO_COLOR")
 	o.Terminal, o.Color = true, noColor == ""
-	o.Width = func() int {
-		w, _, err := term.GetSize(int(f.Fd()))
-		if err != nil || w < 20 {
-			return 80
+	o.Size = func() (int, int) {
+		w, h, err := term.GetSize(int(f.Fd()))
+		if err != nil || w < 20 || h < 5 {
+			return 80, 24
 		}
-		return w
+		return w, h
 	}
 	return o
 }
@@ -92,6 +94,7 @@ type View struct {
 
 	mu      sync.Mutex
 	c       Counts
+	work    work
 	changed bool
 	drawn   int       // lines of the live view on the screen
 	follows time.Time // when Follow was set
@@ -101,8 +104,8 @@ type View struct {
 
 // New starts a View. Close must be called.
 func New(o Options) *View {
-	if o.Width == nil {
-		o.Width = func() int { return 80 }
+	if o.Size == nil {
+		o.Size = func() (int, int) { return 80, 24 }
 	}
 	if o.Interval <= 0 {
 		o.Interval = 10 * time.Second
@@ -242,50 +245,6 @@ func (v *View) erase() string {
 	return s
 }
 
-func (v *View) draw() {
-	if v.c == (Counts{}) {
-		return
-	}
-	// The last column stays free: some terminals wrap when it is written.
-	width := v.o.Width() - 1
-	lines := []string{runewidth.Truncate(intake(&v.c), width, "…")}
-	if done, all := v.c.portion(); all > 0 {
-		text := ""
-		if v.c.Follow {
-			text = strings.Join(append(v.c.course(), v.pace()...), " · ")
-		}
-		lines = append(lines, v.bar(done, all, text, width))
-	}
-	s := v.erase() + strings.Join(lines, "\n")
-	v.drawn = len(lines)
-	v.emit(s)
-}
-
-// portion says how far the whole is.
-func (c *Counts) portion() (done, all int) {
-	if c.Follow {
-		return c.ended(), c.Jobs
-	}
-	if c.FoundAll {
-		return c.Queued + c.Skipped, c.Found
-	}
-	return 0, 0
-}
-
-func (v *View) bar(done, all int, text string, width int) string {
-	cells := min(30, width/3)
-	full := min(cells*done/all, cells)
-	rest := fmt.Sprintf("] %3d%%", min(100*done/all, 100))
-	if text != "" {
-		rest += "  " + text
-	}
-	filled := strings.Repeat("=", full)
-	if v.o.Color {
-		filled = green + filled + plain
-	}
-	return "[" + filled + strings.Repeat("-", cells-full) + runewidth.Truncate(rest, width-cells-1, "…")
-}
-
 func intake(c *Counts) string {
 	parts := []string{fmt.Sprintf("found %d", c.Found)}
 	if c.Uploaded > 0 {
@@ -295,7 +254,10 @@ func intake(c *Counts) string {
 	if c.Skipped > 0 {
 		parts = append(parts, fmt.Sprintf("skipped %d", c.Skipped))
 	}
-	return strings.Join(parts, " · ")
+	if c.Refused > 0 {
+		parts = append(parts, fmt.Sprintf("refused %d", c.Refused))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (c *Counts) course() []string {
@@ -303,7 +265,7 @@ func (c *Counts) course() []string {
 	for _, p := range []struct {
 		n    int
 		what string
-	}{{c.Converting, "converting"}, {c.Storing, "storing"}, {c.Failed, "failed"}, {c.Parked, "parked"}, {c.Cancelled, "cancelled"}} {
+	}{{c.Converting, "converting"}, {c.Waiting, "waiting"}, {c.Storing, "storing"}, {c.Failed, "failed"}, {c.Parked, "parked"}, {c.Cancelled, "cancelled"}} {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
 		}
@@ -331,10 +293,14 @@ func (v *View) line() {
 	if v.c == (Counts{}) {
 		return
 	}
-	text := strings.ReplaceAll(intake(&v.c), " · ", ", ")
-	if v.c.Follow {
-		text += "; " + strings.Join(v.c.course(), ", ")
+	var parts []string
+	if v.c.Found+v.c.Refused > 0 || !v.c.Follow {
+		parts = append(parts, intake(&v.c))
 	}
+	if v.c.Follow {
+		parts = append(parts, strings.Join(v.c.course(), ", "))
+	}
+	text := strings.Join(parts, "; ")
 	if text != v.plain {
 		v.plain = text
 		v.emit(text + "\n")

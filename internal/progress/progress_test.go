@@ -65,10 +65,15 @@ func TestLiveView(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &screen{}
-		v := progress.New(progress.Options{Out: s, Terminal: true, Width: func() int { return 100 }})
+		v := progress.New(progress.Options{Out: s, Terminal: true, Size: func() (int, int) { return 100, 24 }})
 		v.Update(func(c *progress.Counts) { c.Found, c.Uploaded = 4, 2 })
 		time.Sleep(150 * time.Millisecond)
-		if want := "found 4 · uploaded 2 · queued 0"; s.text() != want {
+		want := strings.Join([]string{
+			"found      [---------------------------------] 4 so far",
+			"uploaded   [================-----------------] 2 of 4",
+			"queued     [---------------------------------] 0",
+		}, "\n")
+		if s.text() != want {
 			t.Errorf("screen:\n%s\nwant:\n%s", s.text(), want)
 		}
 		v.Update(func(c *progress.Counts) {
@@ -78,11 +83,20 @@ func TestLiveView(t *testing.T) {
 		v.Update(func(c *progress.Counts) { c.Converting, c.Storing, c.Failed = 1, 1, 1; c.Stored = 1 })
 		v.Failf("oak.png: failed")
 		v.Infof("note")
+		v.Work("1", progress.Job{Name: "elm.png", Since: time.Now().Add(-2 * time.Second)})
+		v.Work("2", progress.Job{Name: "ash.png"})
+		v.Detail("1", "45 % spinning")
+		v.Detail("3", "nobody's")
+		v.Rested("2")
 		time.Sleep(150 * time.Millisecond)
-		want := strings.Join([]string{
+		want = strings.Join([]string{
 			"oak.png: failed", "note",
-			"found 4 · uploaded 4 · queued 4",
-			"[===============---------------]  50%  1 of 4 stored · 1 converting · 1 storing · 1 failed · 4.0/m…",
+			"found      [=================================] 4",
+			"uploaded   [=================================] 4 of 4",
+			"queued     [=================================] 4",
+			"converting [=================================] 1 now",
+			"stored     [================-----------------] 1 of 4 · 1 storing · 1 failed · 4.0/min · 30s left",
+			"  elm.png                              2.0s  45 % spinning",
 		}, "\n")
 		if s.text() != want {
 			t.Errorf("screen:\n%s\nwant:\n%s", s.text(), want)
@@ -98,8 +112,11 @@ func TestLiveView(t *testing.T) {
 		v.Infof("afterwards")
 		want = strings.Join([]string{
 			"oak.png: failed", "note",
-			"found 4 · uploaded 4 · queued 4",
-			"[==============================] 100%  3 of 4 stored · 1 failed", "afterwards",
+			"found      [=================================] 4",
+			"uploaded   [=================================] 4 of 4",
+			"queued     [=================================] 4",
+			"converting [=================================] 0 now",
+			"stored     [=================================] 3 of 4 · 1 failed", "afterwards",
 		}, "\n")
 		if s.text() != want+"\n" && s.text() != want {
 			t.Errorf("screen:\n%s\nwant:\n%s", s.text(), want)
@@ -111,7 +128,7 @@ func TestTimeLeft(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &screen{}
-		v := progress.New(progress.Options{Out: s, Terminal: true, Width: func() int { return 200 }})
+		v := progress.New(progress.Options{Out: s, Terminal: true, Size: func() (int, int) { return 200, 24 }})
 		defer v.Close()
 		v.Update(func(c *progress.Counts) {
 			c.Found, c.Queued, c.Jobs, c.Follow, c.Stored, c.Before = 100, 50, 100, true, 50, 50
@@ -119,10 +136,39 @@ func TestTimeLeft(t *testing.T) {
 		time.Sleep(time.Minute)
 		v.Update(func(c *progress.Counts) { c.Stored += 10 })
 		time.Sleep(100 * time.Millisecond)
-		if !strings.Contains(s.text(), "60 of 100 stored · 10.0/min · 4m00s left") {
+		if !strings.Contains(s.text(), "60 of 100 · 10.0/min · 4m00s left") {
 			t.Errorf("screen:\n%s", s.text())
 		}
 	})
+}
+
+// The table of jobs in work is bounded, and by the terminal's height too.
+func TestRows(t *testing.T) {
+	t.Parallel()
+	for height, want := range map[int]int{24: 8, 9: 5, 6: 2, 5: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &screen{}
+			v := progress.New(progress.Options{Out: s, Terminal: true, Size: func() (int, int) { return 80, height }})
+			defer v.Close()
+			v.Update(func(c *progress.Counts) { c.Follow, c.Jobs, c.Converting = true, 40, 30 })
+			for i := range 30 {
+				v.Work(strings.Repeat("x", i+1), progress.Job{Name: strings.Repeat("木", 60), Detail: "running"})
+			}
+			time.Sleep(150 * time.Millisecond)
+			lines := strings.Split(s.text(), "\n")
+			if len(lines)-2 != want {
+				t.Errorf("height %d: %d rows, want %d:\n%s", height, len(lines)-2, want, s.text())
+			}
+			if want > 0 && !strings.HasPrefix(lines[len(lines)-1], "  … and ") {
+				t.Errorf("the last line is %q", lines[len(lines)-1])
+			}
+			for _, l := range lines {
+				if runewidth.StringWidth(l) > 79 {
+					t.Errorf("%d columns: %s", runewidth.StringWidth(l), l)
+				}
+			}
+		})
+	}
 }
 
 func TestRedrawsAreBounded(t *testing.T) {
