@@ -27,6 +27,8 @@ func (c *Client) Cancel(ctx context.Context, id string) (*Record, error) {
 		return nil, err
 	}
 	switch {
+	case r.Keeping():
+		return r, c.keep(ctx, r)
 	case r.State == Cancelled:
 		// A worker may hold it, and wait for a slot.
 		_ = c.nc.Publish(c.names.CancelSubject(id), nil) // best effort

@@ -81,7 +81,13 @@ type Problem struct {
 	// Kind is "unknown", "retryable" or "permanent".
 	Kind    string `json:"kind"`
 	Message string `json:"message"`
+	// Reason is ReasonProvider, or empty if the failure was of another sort.
+	Reason string `json:"reason,omitempty"`
 }
+
+// ReasonProvider is the reason of a failure that the provider reported of the
+// session itself: there is nothing in it to fetch.
+const ReasonProvider = "provider"
 
 // Record is the journal of one job: the value under its id in the state
 // bucket, changed only by compare-and-set. It holds no secret and no signed
@@ -127,8 +133,11 @@ type Record struct {
 	// Slot is the fleet slot that the job holds, by number from 1; 0 is none.
 	Slot int `json:"slot,omitempty"`
 	// CancelRequested is set by a client; the owner acts on it at its next step.
-	CancelRequested bool     `json:"cancel_requested,omitempty"`
-	Outputs         []Output `json:"outputs,omitempty"`
+	CancelRequested bool `json:"cancel_requested,omitempty"`
+	// KeepResult is set by a client that cancels: what has been bought is stored
+	// all the same, see Client.CancelKeeping.
+	KeepResult bool     `json:"keep_result,omitempty"`
+	Outputs    []Output `json:"outputs,omitempty"`
 	// Missing lists wanted formats that the provider did not make.
 	Missing  []string `json:"missing,omitempty"`
 	Manifest string   `json:"manifest,omitempty"`

@@ -227,7 +227,7 @@ func resubmit(r *Record) {
 func reopen(r *Record) {
 	r.SubmitDeadline, r.SubmittingAt, r.SessionDeadline = time.Time{}, time.Time{}, time.Time{}
 	r.Refusals, r.RefusedSince = 0, time.Time{}
-	r.Error, r.CancelRequested = nil, false
+	r.Error, r.CancelRequested, r.KeepResult = nil, false, false
 	r.Percent, r.Detail = 0, ""
 	r.Outputs, r.Missing, r.Manifest = nil, nil, ""
 	r.StoringAt, r.FinishedAt = time.Time{}, time.Time{}
