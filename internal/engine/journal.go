@@ -190,9 +190,12 @@ func (j *job) reload(ctx context.Context) error {
 
 // fail ends the job.
 func (j *job) fail(ctx context.Context, kind jobs.Kind, format string, args ...any) error {
-	problem := &jobs.Problem{Kind: kind.String(), Message: fmt.Sprintf(format, args...)}
+	return j.failAs(ctx, jobs.Problem{Kind: kind.String(), Message: fmt.Sprintf(format, args...)})
+}
+
+func (j *job) failAs(ctx context.Context, problem jobs.Problem) error {
 	return j.save(ctx, jobs.Failed, func(r *jobs.Record) {
-		r.Error, r.SubmitDeadline = problem, time.Time{}
+		r.Error, r.SubmitDeadline = &problem, time.Time{}
 	})
 }
 
@@ -215,7 +218,7 @@ func (j *job) conclude(ctx context.Context) error {
 	if j.rec.State == jobs.Parked {
 		return errAck
 	}
-	if j.rec.State == jobs.Cancelled && j.rec.Session != "" && j.rec.Slot > 0 {
+	if j.rec.State == jobs.Cancelled && j.rec.Session != "" && (j.rec.Slot > 0 || j.rec.Keeping()) {
 		if err := j.drain(ctx); err != nil {
 			return err
 		}
@@ -230,6 +233,9 @@ func (j *job) conclude(ctx context.Context) error {
 	}
 	if err := j.freeSlot(lctx); err != nil {
 		return later(ctx, 5*time.Second, err)
+	}
+	if j.rec.Keeping() {
+		return j.keepResult(ctx)
 	}
 	return errAck
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"time"
 
@@ -151,7 +152,10 @@ func (j *job) take(ctx context.Context, s *jobs.Status) (bool, error) {
 		if message == "" {
 			message = s.Detail
 		}
-		return true, j.fail(ctx, jobs.Permanent, "%s could not convert the image: %s", j.provider.Name(), message)
+		return true, j.failAs(ctx, jobs.Problem{
+			Kind: jobs.Permanent.String(), Reason: jobs.ReasonProvider,
+			Message: fmt.Sprintf("%s could not convert the image: %s", j.provider.Name(), message),
+		})
 	case jobs.NeedsStage:
 		if s.Next != j.rec.Stage { // the stage at hand has been bought: it lags
 			return true, j.save(ctx, jobs.Submitting, func(r *jobs.Record) {

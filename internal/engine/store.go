@@ -100,7 +100,11 @@ func (j *job) copyAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return j.save(ctx, jobs.Completed, func(r *jobs.Record) {
+	state := jobs.Completed
+	if j.rec.State == jobs.Cancelled { // see keepResult
+		state, now = jobs.Cancelled, j.rec.FinishedAt
+	}
+	return j.save(ctx, state, func(r *jobs.Record) {
 		r.Outputs, r.Missing, r.Manifest, r.Error, r.FinishedAt, r.Slot = outputs, missing, manifest, nil, now, 0
 	})
 }
