@@ -71,7 +71,7 @@ repeated have a value on each line.`,
 	_ = flags.MarkHidden("simulate-faults")
 	config.Register(flags)
 	root.AddCommand(
-		a.folderCommand(), a.fileCommand(), a.urlCommand(), a.importCommand(), a.downloadCommand(), a.watchCommand(), a.doctorCommand(),
+		a.folderCommand(), a.fileCommand(), a.urlCommand(), a.importCommand(), a.downloadCommand(), a.watchCommand(), a.doctorCommand(), a.retryCommand(),
 		a.statusCommand(), a.resolveCommand(), a.cancelCommand(), a.eventsCommand(), a.providersCommand(),
 	)
 	return root

@@ -37,6 +37,8 @@ import (
 //	setjob VAR STATE   set VAR to the id of a job in a state, from stdout
 //	purchases N        the simulator has billed N calls
 //	waitdone B N       wait until N jobs of the batch B are completed
+//	setid VAR          set VAR to the id of the first job in stdout, JSON Lines
+//	waitstate JOB RE   wait until the JSON of a job matches
 //	serve VAR DIR      serve DIR by HTTP, and set VAR to its address
 func TestMain(m *testing.M) {
 	testscript.Main(tidy{m}, map[string]func(){"enqueue": main})
@@ -74,6 +76,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": status, "picture": drawPicture, "buildworker": buildWorker, "loadenv": loadEnv,
 			"waitline": waitLine, "jsonl": jsonLines, "setjob": setJob, "purchases": purchases, "serve": serve, "waitdone": waitDone,
+			"setid": setID, "waitstate": waitState,
 		},
 	})
 }
@@ -229,6 +232,26 @@ func waitDone(ts *testscript.TestScript, neg bool, args []string) {
 	eventually(ts, args[1]+" completed jobs of batch "+args[0], func() bool {
 		_ = ts.Exec("enqueue", "status", "--batch", args[0], "--json")
 		return strings.Contains(ts.ReadFile("stdout"), fmt.Sprintf(`"completed":%s,`, args[1]))
+	})
+}
+
+var idInJSON = regexp.MustCompile(`"type":"job".*?"id":"([^"]+)"`)
+
+func setID(ts *testscript.TestScript, neg bool, args []string) {
+	need(ts, neg, args, 1, "setid VAR")
+	m := idInJSON.FindStringSubmatch(ts.ReadFile("stdout"))
+	if m == nil {
+		ts.Fatalf("there is no job in stdout")
+	}
+	ts.Setenv(args[0], m[1])
+}
+
+func waitState(ts *testscript.TestScript, neg bool, args []string) {
+	need(ts, neg, args, 2, "waitstate JOB RE")
+	re := regexp.MustCompile(args[1])
+	eventually(ts, args[1]+" of job "+args[0], func() bool {
+		_ = ts.Exec("enqueue", "status", args[0], "--json")
+		return re.MatchString(ts.ReadFile("stdout"))
 	})
 }
 
