@@ -133,7 +133,7 @@ func (c *creation) run(cmd *cobra.Command, args []string) error {
 // ask asks a person on a terminal before much is bought. A script is not asked:
 // it has --max-jobs and --max-cost.
 func (c *creation) ask(ctx context.Context, args []string) error {
-	if c.yes || !c.a.interactive() || (c.once != nil && c.once(args)) {
+	if c.yes || c.cfg.Simulate || !c.a.interactive() || (c.once != nil && c.once(args)) {
 		return nil
 	}
 	var sum cost.Sum
@@ -156,7 +156,7 @@ func (c *creation) ask(ctx context.Context, args []string) error {
 	if c.terms.maxCost > 0 {
 		most = fmt.Sprintf(", and at most %s", c.terms.maxCost)
 	}
-	return c.a.confirm(ctx, fmt.Sprintf("There are %d images. Those that are not there already will be bought, for %s by estimate%s.", sum.Jobs(), &sum, most))
+	return c.a.confirm(ctx, fmt.Sprintf("There are %d images. Those that are not there already will be bought,\nfor %s by estimate%s.", sum.Jobs(), &sum, most))
 }
 
 // batchName names a batch after the time, and so that two in one second differ.

@@ -44,7 +44,7 @@ broker, its streams and their settings; the bucket, by writing, reading and
 deleting an object; keys, and whether the providers can be reached; clocks. It
 buys nothing. The exit status is 1 if something does not work; warnings leave it
 at 0.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := a.load(cmd, config.NeedBroker)
 			if err != nil {

@@ -48,9 +48,12 @@ type ended struct {
 	at time.Time
 }
 
-// mostRows is up to how many jobs a table shows all of them. Beyond it shows
-// those that nobody wants to miss, and the counts.
-const mostRows = 2000
+// mostRows is up to how many jobs a table shows all of them, and screenRows on a
+// terminal. Beyond it shows those that nobody wants to miss, and the counts.
+const (
+	mostRows   = 2000
+	screenRows = 200
+)
 
 // enqueue uploads and enqueues the images, waits if that is wanted, and prints
 // what became of them.
@@ -274,7 +277,7 @@ func (k *call) interrupted() {
 func (k *call) finish(ctx context.Context, followed bool) error {
 	batch := word(k.terms.template.Batch)
 	k.sum.CostUSD, k.sum.CostUnknown = float64(k.cost.Known)/1e6, k.cost.Unknown
-	all := k.ids.Len() <= mostRows
+	all := k.ids.Len() <= mostRows && (k.ids.Len() <= screenRows || !isTerminal(k.a.stdout))
 	var err error
 	if all || k.print.json != nil {
 		err = k.print.all(ctx, k)

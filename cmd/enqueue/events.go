@@ -19,12 +19,7 @@ func (a *app) eventsCommand() *cobra.Command {
 		Short: "Follow the events of all jobs, as JSON lines",
 		Long: `Prints every event as one line of JSON, a CloudEvent 1.0, as it happens, until it
 is interrupted.`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("events takes no arguments; see: %s --help", cmd.CommandPath())
-			}
-			return nil
-		},
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 0 {
 				return usagef("--max is %d, must be 0 for no limit, or more", limit)
@@ -35,6 +30,7 @@ is interrupted.`,
 	cmd.Flags().BoolVar(&f.FromStart, "from-start", false, "begin with the oldest event that is kept")
 	cmd.Flags().StringSliceVar(&f.Kinds, "kind", nil, "only events of these kinds, such as completed,failed,parked")
 	cmd.Flags().IntVar(&limit, "max", 0, "end after this many events")
+	complete(cmd, "kind", fixed(jobs.EventSubmitted, jobs.EventCompleted, jobs.EventFailed, jobs.EventParked, jobs.EventCancelled))
 	return cmd
 }
 

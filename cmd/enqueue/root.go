@@ -71,7 +71,7 @@ repeated have a value on each line.`,
 	_ = flags.MarkHidden("simulate-faults")
 	config.Register(flags)
 	root.AddCommand(
-		a.folderCommand(), a.fileCommand(), a.urlCommand(), a.importCommand(), a.downloadCommand(), a.watchCommand(), a.doctorCommand(), a.retryCommand(),
+		a.folderCommand(), a.fileCommand(), a.urlCommand(), a.importCommand(), a.downloadCommand(), a.watchCommand(), a.doctorCommand(), a.retryCommand(), a.manCommand(),
 		a.statusCommand(), a.resolveCommand(), a.cancelCommand(), a.eventsCommand(), a.providersCommand(),
 	)
 	return root
@@ -94,6 +94,14 @@ func atLeast(n int, what string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// noArgs is for commands that take none.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s takes no arguments; see: %s --help", cmd.Name(), cmd.CommandPath())
+	}
+	return nil
 }
 
 // view starts the view of progress.

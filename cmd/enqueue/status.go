@@ -89,7 +89,15 @@ if any of them failed or is parked, and 1 if a named job does not exist.`,
 	a.completeJobs(cmd)
 	cmd.Flags().StringVar(&f.Batch, "batch", "", "only jobs of the batch `NAME`")
 	cmd.Flags().StringVar(&f.Provider, "provider", "", "only jobs for the provider `NAME`")
+	complete(cmd, "provider", words(providerNames))
+	a.completeBatch(cmd)
 	cmd.Flags().StringSliceVar(&states, "state", nil, "only jobs in these states, such as failed,parked")
+	complete(cmd, "state", words(func(*cobra.Command, string) (out []string) {
+		for _, s := range jobs.States {
+			out = append(out, string(s))
+		}
+		return out
+	}))
 	return cmd
 }
 

@@ -118,7 +118,7 @@ func some(n int, what string) string {
 
 // bar draws one line. Without a whole it has no bar yet.
 func (v *View) bar(label string, done, all int, text string, width int) string {
-	cells := min(max(width/3, 10), 60)
+	cells := min(max(width/4, 10), 60)
 	full := 0
 	if all > 0 {
 		full = min(cells*done/all, cells)
@@ -148,7 +148,7 @@ func (v *View) rows(width, most int) []string {
 	var lines []string
 	for _, id := range ids {
 		j := v.work.jobs[id]
-		name := runewidth.FillRight(runewidth.Truncate(j.Name, names, "…"), names)
+		name := runewidth.FillRight(middle(j.Name, names), names)
 		took := ""
 		if !j.Since.IsZero() {
 			took = Short(max(time.Since(j.Since), 0).Truncate(time.Second))
@@ -159,6 +159,16 @@ func (v *View) rows(width, most int) []string {
 		lines = append(lines, more)
 	}
 	return lines
+}
+
+// middle shortens a name to so many columns. Its end stays, which is where
+// names in a folder differ.
+func middle(name string, columns int) string {
+	if runewidth.StringWidth(name) <= columns {
+		return name
+	}
+	head := runewidth.Truncate(name, columns/2, "")
+	return head + "…" + runewidth.TruncateLeft(name, runewidth.StringWidth(name)-(columns-runewidth.StringWidth(head)-1), "")
 }
 
 // Live reports whether the view draws on a terminal, and so shows jobs in work.

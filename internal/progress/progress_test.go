@@ -69,9 +69,9 @@ func TestLiveView(t *testing.T) {
 		v.Update(func(c *progress.Counts) { c.Found, c.Uploaded = 4, 2 })
 		time.Sleep(150 * time.Millisecond)
 		want := strings.Join([]string{
-			"found      [---------------------------------] 4 so far",
-			"uploaded   [================-----------------] 2 of 4",
-			"queued     [---------------------------------] 0",
+			"found      [------------------------] 4 so far",
+			"uploaded   [============------------] 2 of 4",
+			"queued     [------------------------] 0",
 		}, "\n")
 		if s.text() != want {
 			t.Errorf("screen:\n%s\nwant:\n%s", s.text(), want)
@@ -91,11 +91,11 @@ func TestLiveView(t *testing.T) {
 		time.Sleep(150 * time.Millisecond)
 		want = strings.Join([]string{
 			"oak.png: failed", "note",
-			"found      [=================================] 4",
-			"uploaded   [=================================] 4 of 4",
-			"queued     [=================================] 4",
-			"converting [=================================] 1 now",
-			"stored     [================-----------------] 1 of 4 · 1 storing · 1 failed · 4.0/min · 30s left",
+			"found      [========================] 4",
+			"uploaded   [========================] 4 of 4",
+			"queued     [========================] 4",
+			"converting [========================] 1 now",
+			"stored     [============------------] 1 of 4 · 1 storing · 1 failed · 4.0/min · 30s left",
 			"  elm.png                              2.0s  45 % spinning",
 		}, "\n")
 		if s.text() != want {
@@ -112,11 +112,11 @@ func TestLiveView(t *testing.T) {
 		v.Infof("afterwards")
 		want = strings.Join([]string{
 			"oak.png: failed", "note",
-			"found      [=================================] 4",
-			"uploaded   [=================================] 4 of 4",
-			"queued     [=================================] 4",
-			"converting [=================================] 0 now",
-			"stored     [=================================] 3 of 4 · 1 failed", "afterwards",
+			"found      [========================] 4",
+			"uploaded   [========================] 4 of 4",
+			"queued     [========================] 4",
+			"converting [========================] 0 now",
+			"stored     [========================] 3 of 4 · 1 failed", "afterwards",
 		}, "\n")
 		if s.text() != want+"\n" && s.text() != want {
 			t.Errorf("screen:\n%s\nwant:\n%s", s.text(), want)
@@ -135,7 +135,7 @@ func TestTimeLeft(t *testing.T) {
 		})
 		time.Sleep(time.Minute)
 		v.Update(func(c *progress.Counts) { c.Stored += 10 })
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(150 * time.Millisecond)
 		if !strings.Contains(s.text(), "60 of 100 · 10.0/min · 4m00s left") {
 			t.Errorf("screen:\n%s", s.text())
 		}
