@@ -15,6 +15,7 @@ import (
 	"github.com/meshmill/meshmill/internal/connect"
 	"github.com/meshmill/meshmill/internal/cost"
 	"github.com/meshmill/meshmill/internal/picture"
+	"github.com/meshmill/meshmill/internal/progress"
 	"github.com/meshmill/meshmill/pkg/jobs"
 )
 
@@ -44,6 +45,7 @@ type creation struct {
 
 	cfg   config.Config
 	terms terms
+	view  *progress.View // once there is one
 }
 
 func (a *app) folderCommand() *cobra.Command {

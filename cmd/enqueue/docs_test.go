@@ -38,6 +38,9 @@ func TestManualPage(t *testing.T) {
 	if diff := cmp.Diff(string(page), b.String()); diff != "" {
 		t.Errorf("docs/man/enqueue.1 is not what enqueue man prints; UPDATE=1 go test -run ManualPage ./cmd/enqueue (-file +printed):\n%s", diff)
 	}
+	if i := strings.IndexFunc(b.String(), func(r rune) bool { return r >= 0x80 }); i >= 0 {
+		t.Errorf("the page has a character that old manual readers do not know: %.20q", b.String()[i:])
+	}
 	for _, c := range newRoot().Commands() {
 		if !c.Hidden && c.Name() != "help" && !strings.Contains(string(page), "enqueue "+strings.ReplaceAll(c.Name(), "-", `\-`)) {
 			t.Errorf("%s is missing", c.Name())

@@ -23,7 +23,6 @@ import (
 type call struct {
 	*creation
 	conns *connect.Conns
-	view  *progress.View
 	watch *observer
 	print *printer
 
@@ -59,7 +58,8 @@ const (
 // what became of them.
 func (c *creation) enqueue(ctx context.Context, args []string) (err error) {
 	cfg, t := c.cfg, &c.terms.template
-	k := &call{creation: c, view: c.a.view(), sum: newSummary(t.Batch)}
+	c.view = c.a.view()
+	k := &call{creation: c, sum: newSummary(t.Batch)}
 	k.watch = newObserver(k.view)
 	defer k.view.Close()
 	if cfg.Embedded && !cfg.Simulate && c.terms.noOffer == nil {

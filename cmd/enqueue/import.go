@@ -107,6 +107,7 @@ func (m *importing) check(args []string) error {
 
 func (m *importing) sources(args []string) iter.Seq[bulk.Source] {
 	return func(yield func(bulk.Source) bool) {
+		m.err = nil
 		list, f, err := m.open(args[0])
 		if err != nil {
 			m.err = usage(err)

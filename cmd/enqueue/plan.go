@@ -105,10 +105,19 @@ func (c *creation) propose(o offer, t bulk.Template, w wish) (bulk.Template, err
 	for _, warning := range plan.Warnings {
 		if !c.terms.warned[warning] {
 			c.terms.warned[warning] = true
-			c.a.note("warning: %s", progress.Clean(warning))
+			c.say("warning: %s", progress.Clean(warning))
 		}
 	}
 	return t, nil
+}
+
+// say prints a message, above the view if there is one.
+func (c *creation) say(format string, args ...any) {
+	if c.view != nil {
+		c.view.Infof(format, args...)
+		return
+	}
+	c.a.note(format, args...)
 }
 
 // pairs are the options of a map as NAME=VALUE, in the order of their names.

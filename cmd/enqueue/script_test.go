@@ -37,6 +37,7 @@ import (
 //	setjob VAR STATE   set VAR to the id of a job in a state, from stdout
 //	purchases N        the simulator has billed N calls
 //	waitdone B N       wait until N jobs of the batch B are completed
+//	list FILE N        write a list of N jobs, of addresses of images
 //	setid VAR          set VAR to the id of the first job in stdout, JSON Lines
 //	waitstate JOB RE   wait until the JSON of a job matches
 //	serve VAR DIR      serve DIR by HTTP, and set VAR to its address
@@ -76,7 +77,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": status, "picture": drawPicture, "buildworker": buildWorker, "loadenv": loadEnv,
 			"waitline": waitLine, "jsonl": jsonLines, "setjob": setJob, "purchases": purchases, "serve": serve, "waitdone": waitDone,
-			"setid": setID, "waitstate": waitState,
+			"list": writeList, "setid": setID, "waitstate": waitState,
 		},
 	})
 }
@@ -233,6 +234,17 @@ func waitDone(ts *testscript.TestScript, neg bool, args []string) {
 		_ = ts.Exec("enqueue", "status", "--batch", args[0], "--json")
 		return strings.Contains(ts.ReadFile("stdout"), fmt.Sprintf(`"completed":%s,`, args[1]))
 	})
+}
+
+func writeList(ts *testscript.TestScript, neg bool, args []string) {
+	need(ts, neg, args, 2, "list FILE N")
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	var b bytes.Buffer
+	for i := range n {
+		fmt.Fprintf(&b, "{\"image\":\"https://example.com/%d.png\"}\n", i)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b.Bytes(), 0o600))
 }
 
 var idInJSON = regexp.MustCompile(`"type":"job".*?"id":"([^"]+)"`)
