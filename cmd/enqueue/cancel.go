@@ -63,8 +63,8 @@ func (a *app) cancelCommand() *cobra.Command {
 One in work ends at its worker's next step; what was bought until then is paid,
 and its result is given up unless --keep-result is given: then it is stored when
 the provider is done, although the job stays cancelled. Further paid stages are
-not bought. Jobs that have ended stay as they are; enqueue retry goes on with a
-cancelled one.`,
+not bought. A job that is being stored is completed, and one that has ended stays
+as it is; enqueue retry goes on with a cancelled one.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := j.choose(a, cmd, args); err != nil {
 				return err
@@ -126,6 +126,8 @@ func cancelRemark(r *jobs.Record) string {
 		return "cancelled; nothing was bought"
 	case r.State.Final():
 		return "has ended before"
+	case r.State == jobs.Storing:
+		return "is paid and being stored: it will be completed"
 	case r.KeepResult:
 		return "will be cancelled at its worker's next step, and what is bought will be stored"
 	case bought:

@@ -164,5 +164,5 @@ func (d *drying) done(o bulk.Outcome) {
 		}))
 		return
 	}
-	d.table.Row(o.ID, o.Source.Name, t.Provider, t.Mode, price)
+	d.table.Row(o.ID, shortName(o.Source.Name), t.Provider, t.Mode, price)
 }

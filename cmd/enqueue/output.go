@@ -154,7 +154,7 @@ func (p *printer) job(r *jobs.Record, outcome jobs.Outcome, remark string) {
 	if outcome == jobs.Skipped {
 		state += " (skipped)"
 	}
-	p.table.Row(r.ID, imageName(r), r.Provider, state, duration(r), p.text(r, remark))
+	p.table.Row(r.ID, shortName(imageName(r)), r.Provider, state, duration(r), p.text(r, remark))
 }
 
 func (p *printer) line(v any) {
@@ -186,6 +186,12 @@ func (p *printer) text(r *jobs.Record, remark string) string {
 		return fmt.Sprintf("%.0f %% %s", r.Percent, r.Detail)
 	}
 	return r.Detail
+}
+
+// shortName is a name for a table; JSON has it whole.
+func shortName(name string) string {
+	const columns = 80
+	return progress.Middle(progress.Clean(name), columns)
 }
 
 func imageName(r *jobs.Record) string {
@@ -263,7 +269,7 @@ func (p *printer) all(ctx context.Context, k *call) error {
 
 func (p *printer) twin(t twin) {
 	if p.table != nil {
-		p.table.Row(t.id, t.name, "", "skipped", "", "the same image as "+t.sameAs)
+		p.table.Row(t.id, shortName(t.name), "", "skipped", "", "the same image as "+shortName(t.sameAs))
 	}
 }
 

@@ -187,7 +187,7 @@ func TestNames(t *testing.T) {
 	t.Parallel()
 	for image, want := range map[string]string{
 		"oak.png": "oak.glb", "a/b/oak.JPEG": "a/b/oak.glb", "": "id.glb", "../../etc/passwd": "etc/passwd.glb", "/abs/oak.webp": "abs/oak.glb",
-		`C:\chairs\oak.png`: "C_/chairs/oak.glb", "-rf.png": "_rf.glb", ".hidden/.x.png": "_hidden/_x.glb", "con.png": "_con.glb", "a\nb\x1b.png": "a_b_.glb",
+		`C:\chairs\oak.png`: "C__chairs_oak.glb", "-rf.png": "_rf.glb", ".hidden/.x.png": "_hidden/_x.glb", "con.png": "_con.glb", "a\nb\x1b.png": "a_b_.glb",
 		"https://example.com/x/oak.png": "oak.glb", "odd näme (1).png": "odd näme (1).glb", "oak": "oak.glb", "...": "id.glb", "a. ./b.png": "a/b.glb",
 		strings.Repeat("é", 200) + ".png": strings.Repeat("é", 80) + ".glb", "\xff.png": "_.glb",
 	} {

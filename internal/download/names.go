@@ -61,7 +61,7 @@ func baseName(r *jobs.Record) string {
 		}
 	}
 	var parts []string
-	for part := range strings.SplitSeq(strings.ReplaceAll(name, `\`, "/"), "/") {
+	for part := range strings.SplitSeq(name, "/") {
 		if part = safePart(part); part != "" {
 			parts = append(parts, part)
 		}

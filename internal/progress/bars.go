@@ -148,7 +148,7 @@ func (v *View) rows(width, most int) []string {
 	var lines []string
 	for _, id := range ids {
 		j := v.work.jobs[id]
-		name := runewidth.FillRight(middle(j.Name, names), names)
+		name := runewidth.FillRight(Middle(j.Name, names), names)
 		took := ""
 		if !j.Since.IsZero() {
 			took = Short(max(time.Since(j.Since), 0).Truncate(time.Second))
@@ -161,9 +161,9 @@ func (v *View) rows(width, most int) []string {
 	return lines
 }
 
-// middle shortens a name to so many columns. Its end stays, which is where
+// Middle shortens a clean name to so many columns. Its end stays, which is where
 // names in a folder differ.
-func middle(name string, columns int) string {
+func Middle(name string, columns int) string {
 	if runewidth.StringWidth(name) <= columns {
 		return name
 	}
