@@ -28,20 +28,29 @@ func NewNames(prefix string) (Names, error) {
 	return Names{prefix}, nil
 }
 
-// Streams and buckets.
+func (n Names) upper() string { return strings.ToUpper(n.prefix) }
 
-func (n Names) upper() string        { return strings.ToUpper(n.prefix) }
-func (n Names) JobsStream() string   { return n.upper() + "_JOBS" }   // the work queue
-func (n Names) EventsStream() string { return n.upper() + "_EVENTS" } // one event per subject
-func (n Names) DeadStream() string   { return n.upper() + "_DEAD" }   // what could not be decoded
-func (n Names) StateBucket() string  { return n.prefix + "_state" }   // key: a job's id
-func (n Names) FleetBucket() string  { return n.prefix + "_fleet" }   // what the workers share
+// JobsStream is the stream of the work queue.
+func (n Names) JobsStream() string { return n.upper() + "_JOBS" }
 
-// Subjects. Those that end in All match every subject of their kind.
+// EventsStream keeps one event per subject.
+func (n Names) EventsStream() string { return n.upper() + "_EVENTS" }
 
+// DeadStream keeps what could not be decoded.
+func (n Names) DeadStream() string { return n.upper() + "_DEAD" }
+
+// StateBucket holds the record of each job, under its id.
+func (n Names) StateBucket() string { return n.prefix + "_state" }
+
+// FleetBucket holds what the workers share.
+func (n Names) FleetBucket() string { return n.prefix + "_fleet" }
+
+// JobSubject is where a job's request is published.
 func (n Names) JobSubject(provider string, lane Lane, id string) string {
 	return n.prefix + ".job." + provider + "." + string(lane) + "." + id
 }
+
+// JobAll matches every job.
 func (n Names) JobAll() string { return n.prefix + ".job.>" }
 
 // JobLane matches every job of a provider in a lane.
@@ -59,14 +68,28 @@ func (n Names) EventSubject(kind, id string, attempt int) string {
 }
 
 // eventKind matches every event of a kind.
-func (n Names) eventKind(kind string) string     { return n.prefix + ".event." + kind + ".>" }
-func (n Names) EventAll() string                 { return n.prefix + ".event.>" }
-func (n Names) DeadSubject(id string) string     { return n.prefix + ".dead." + id }
-func (n Names) DeadAll() string                  { return n.prefix + ".dead.>" }
+func (n Names) eventKind(kind string) string { return n.prefix + ".event." + kind + ".>" }
+
+// EventAll matches every event.
+func (n Names) EventAll() string { return n.prefix + ".event.>" }
+
+// DeadSubject is where a message that is no request is kept.
+func (n Names) DeadSubject(id string) string { return n.prefix + ".dead." + id }
+
+// DeadAll matches all of those.
+func (n Names) DeadAll() string { return n.prefix + ".dead.>" }
+
+// ProgressSubject is where a job's live progress is told, and not stored.
 func (n Names) ProgressSubject(id string) string { return n.prefix + ".progress." + id }
-func (n Names) ProgressAll() string              { return n.prefix + ".progress.*" }
-func (n Names) CancelSubject(id string) string   { return n.prefix + ".cancel." + id }
-func (n Names) CancelAll() string                { return n.prefix + ".cancel.*" }
+
+// ProgressAll matches the progress of every job.
+func (n Names) ProgressAll() string { return n.prefix + ".progress.*" }
+
+// CancelSubject is where a job's worker is told to look at its record at once.
+func (n Names) CancelSubject(id string) string { return n.prefix + ".cancel." + id }
+
+// CancelAll matches those of every job.
+func (n Names) CancelAll() string { return n.prefix + ".cancel.*" }
 
 // ParseJobSubject takes a job's subject apart. It takes only what JobSubject
 // makes of a valid provider, lane and id.
