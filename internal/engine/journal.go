@@ -270,7 +270,7 @@ func (j *job) dropSlot(ctx context.Context) {
 	if j.slot == 0 || j.rec == nil {
 		return
 	}
-	other := j.rec.Epoch != j.epoch && j.rec.Slot > 0 && j.rec.Slot != j.slot
+	other := (j.rec.Epoch != j.epoch || j.rec.Owner != j.cfg.Worker) && j.rec.Slot > 0 && j.rec.Slot != j.slot
 	over := j.rec.State == jobs.Storing || j.rec.State == jobs.Failed || j.rec.State.Final() && j.rec.Slot == 0
 	if other || over {
 		_ = j.ports.Fleet.Release(ctx, j.provider.Name(), j.slot, j.id) // it also ends by itself

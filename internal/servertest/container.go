@@ -88,19 +88,27 @@ func freePort(ctx context.Context) (int, error) {
 // wait waits until the server answers; if it does not, the error tells the end
 // of its log.
 func (s *containerServer) wait(ctx context.Context) error {
+	if err := until(ctx, func(ctx context.Context) error { return s.ready(ctx, s.hostPort) }); err != nil {
+		return fmt.Errorf("no answer at %s: %w; its log ends: %s", s.hostPort, err, s.log(context.WithoutCancel(ctx)))
+	}
+	return nil
+}
+
+// until waits until f succeeds, or returns its last error.
+func until(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := s.ready(ctx, s.hostPort)
+		err := f(ctx)
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("no answer at %s: %w; its log ends: %s", s.hostPort, err, s.log(context.WithoutCancel(ctx)))
+			return err
 		}
 	}
 }

@@ -235,7 +235,7 @@ func (e *engine) sweep(ctx context.Context) error {
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, e.sweepNetworks(ctx, host))...)
 }
 
 const natsConfig = `
@@ -266,10 +266,15 @@ func natsReady(_ context.Context, addr string) error {
 	return err
 }
 
-func (e *engine) newS3(ctx context.Context) (server, storage.Config, error) {
+func (e *engine) newS3(ctx context.Context, room int64) (server, storage.Config, error) {
+	var memory map[string]string
+	if room > 0 {
+		memory = map[string]string{"/data": fmt.Sprintf("size=%d", room)}
+	}
 	keys := storage.Config{Region: "us-east-1", AccessKeyID: "meshmill-test", SecretAccessKey: "meshmill-test-secret"}
 	srv, err := e.run(ctx, testcontainers.ContainerRequest{
 		Image: e.images[minioImage],
+		Tmpfs: memory,
 		Cmd:   []string{"server", "/data", "--address", ":9000"},
 		Env: map[string]string{
 			"MINIO_ROOT_USER": keys.AccessKeyID, "MINIO_ROOT_PASSWORD": keys.SecretAccessKey,

@@ -43,10 +43,11 @@ func (p *inProcess) newNATS(ctx context.Context) (server, error) {
 }
 
 type inProcessNATS struct {
-	dir string
-	mu  sync.Mutex
-	srv *natsserver.Server
-	tcp *net.TCPAddr // nil before the first start
+	dir     string
+	cluster func(*natsserver.Options) // nil: it stands alone
+	mu      sync.Mutex
+	srv     *natsserver.Server
+	tcp     *net.TCPAddr // nil before the first start
 }
 
 func (n *inProcessNATS) addr() string { return n.tcp.String() }
@@ -60,6 +61,9 @@ func (n *inProcessNATS) start(context.Context) error {
 	}
 	if n.tcp != nil {
 		opts.Port = n.tcp.Port
+	}
+	if n.cluster != nil {
+		n.cluster(opts)
 	}
 	srv, err := natsserver.NewServer(opts)
 	if err != nil {
@@ -91,8 +95,13 @@ func (n *inProcessNATS) remove(ctx context.Context) error {
 	return errors.Join(n.stop(ctx), os.RemoveAll(n.dir))
 }
 
+var errNoRoom = errors.New("the S3 server of --embedded cannot be kept from filling the disk")
+
 // newS3 makes a door to the one S3 server that a process can have.
-func (p *inProcess) newS3(ctx context.Context) (server, storage.Config, error) {
+func (p *inProcess) newS3(ctx context.Context, room int64) (server, storage.Config, error) {
+	if room > 0 {
+		return nil, storage.Config{}, errNoRoom
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.s3 == nil {

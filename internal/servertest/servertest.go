@@ -119,7 +119,25 @@ func S3(t testing.TB) storage.Config {
 func NewS3(t testing.TB) *Store {
 	t.Helper()
 	s := need(t)
-	srv, keys, err := s.make.newS3(t.Context())
+	srv, keys, err := s.make.newS3(t.Context(), 0)
+	if err != nil {
+		t.Fatal("servertest: ", err)
+	}
+	t.Cleanup(func() { discard(t, srv) })
+	return newStore(t, srv, keys, false)
+}
+
+// NewSmallS3 is NewS3 with room for so many bytes, after which the server says
+// that it is full. Its data does not outlive a Kill or Stop. MinIO frees what is
+// deleted at once only when less than 5 % is left: fill it with small objects.
+// Without Docker the test is skipped.
+func NewSmallS3(t testing.TB, room int64) *Store {
+	t.Helper()
+	s := need(t)
+	srv, keys, err := s.make.newS3(t.Context(), room)
+	if errors.Is(err, errNoRoom) {
+		t.Skip("servertest: ", err)
+	}
 	if err != nil {
 		t.Fatal("servertest: ", err)
 	}
@@ -185,7 +203,11 @@ type servers struct {
 // maker makes servers of one kind.
 type maker interface {
 	newNATS(context.Context) (server, error)
-	newS3(context.Context) (server, storage.Config, error)
+	// newCluster also returns what is to be removed after its nodes.
+	newCluster(context.Context) (nodes []server, remove func(context.Context) error, err error)
+	// newS3 makes an S3 server with room for so many bytes, or as many as the
+	// disk has if it is 0.
+	newS3(ctx context.Context, room int64) (server, storage.Config, error)
 	close(context.Context) error
 }
 
@@ -265,7 +287,7 @@ func (s *servers) s3() (_ server, _ storage.Config, err error) {
 	if s.store == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 		defer cancel()
-		s.store, s.keys, err = s.make.newS3(ctx)
+		s.store, s.keys, err = s.make.newS3(ctx, 0)
 	}
 	return s.store, s.keys, err
 }
