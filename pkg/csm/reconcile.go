@@ -68,7 +68,8 @@ func (p *Provider) movedOn(ctx context.Context, call jobs.Call) (*jobs.Session, 
 // marker. What page means and how the list is ordered is not certain, so only
 // two things prove absence: an empty page after the first, or a list that is
 // seen to run from new to old and has reached a time before the call. And only
-// of a list that is seen to show our URLs, not those of copies.
+// of a list that is seen to show our URLs, not those of copies, or that is
+// empty in so many words: an answer without a list is an error.
 func (p *Provider) search(ctx context.Context, marker string, since time.Time) (*jobs.Session, error) {
 	l := listing{seen: map[string]bool{}, sorted: true}
 	unproven := func(why string) *jobs.Fault {
